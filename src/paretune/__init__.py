@@ -1,0 +1,40 @@
+"""paretune: adapt pretrained Vision Transformers with few trained parameters and fewer tokens.
+
+    model = paretune.adapt("vit_base_patch16_224", [paretune.LoRA(rank=8)], paretune.FPET(block=6), classes=100)
+
+Names are imported on first use: `import paretune` alone is instant, which keeps `paretune --help` quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA
+    from paretune.checkpoint import load, save
+    from paretune.core.model import Adapted, Run
+    from paretune.errors import UsageError
+    from paretune.measure.cost import cost
+    from paretune.merge import merge
+    from paretune.recipe import Recipe, Schedule, adapt, recipe, recipes
+    from paretune.reducers import FPET, EViT, ToMe
+
+_HOME = {
+    "adapt": "recipe", "recipe": "recipe", "recipes": "recipe", "Recipe": "recipe", "Schedule": "recipe",
+    "LoRA": "adapters", "AdaptFormer": "adapters", "DenseAdapter": "adapters", "Full": "adapters",
+    "EViT": "reducers", "FPET": "reducers", "ToMe": "reducers",
+    "save": "checkpoint", "load": "checkpoint", "merge": "merge", "cost": "measure.cost",
+    "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",
+}  # fmt: skip
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'paretune' has no attribute '{name}'")
+    return getattr(import_module(f"paretune.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,13 @@
+"""One method a file. A new one needs its file and its line below; CLI, JSON, cost and contract tests then find it."""
+
+from paretune.adapters.adaptformer import AdaptFormer
+from paretune.adapters.dense import DenseAdapter
+from paretune.adapters.full import Full
+from paretune.adapters.lora import LoRA
+
+ADAPTERS = (
+    AdaptFormer,
+    DenseAdapter,
+    Full,
+    LoRA,
+)

@@ -1,0 +1,116 @@
+"""From a name or a file to a timm model."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import timm
+from safetensors import SafetensorError
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import nn
+
+from paretune.core import guests
+from paretune.errors import UsageError, unknown
+
+EMBEDDED = "paretune_tiny"
+SUFFIXES = (".npz", ".safetensors", ".pth", ".bin")
+# Options of timm.create_model that name files or override where weights come from; these are paretune's to set.
+RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Where a backbone came from: enough to make it again.
+
+    name: timm name, `hf-hub:` id or paretune_tiny; None for a module that timm did not name
+    source: where its weights came from: "pretrained", "file", "random" or "module"
+    options: what timm.create_model was given beside; peft: the HF PEFT config of injected guests
+    """
+
+    name: str | None
+    source: str
+    options: dict = field(default_factory=dict)
+    peft: dict | None = None
+
+
+@register_model
+def paretune_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer:
+    """The embedded backbone: 12 blocks of width 96, patch 4 at 32x32, pretrained on drawn shapes and glyphs."""
+    args = dict(img_size=32, patch_size=4, embed_dim=96, depth=12, num_heads=3)
+    return build_model_with_cfg(
+        VisionTransformer, EMBEDDED, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(args | kwargs)
+    )
+
+
+default_cfgs = generate_default_cfgs({
+    EMBEDDED: {
+        "file": str(files("paretune") / "assets" / "paretune_tiny.safetensors"),
+        "num_classes": 480, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bicubic",
+        "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "first_conv": "patch_embed.proj", "classifier": "head",
+        "fixed_input_size": True, "license": "apache-2.0",
+    },
+})  # fmt: skip
+
+
+def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: dict) -> nn.Module:
+    """A timm model by name, with pretrained weights, weights from a local file, or random ones.
+
+    checkpoint: .npz (Google's ViT), .safetensors, .pth or .bin; a pickle that holds more than tensors is refused.
+    Raises UsageError for an unknown name, weights that cannot be had, or a file that does not fit.
+    """
+    check_request(name, options)
+    overlay = {}
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        if path.suffix not in SUFFIXES or not path.is_file():
+            raise UsageError(f"checkpoint '{checkpoint}' is not a file that ends in {', '.join(SUFFIXES)}")
+        overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
+    try:
+        return timm.create_model(name, pretrained=pretrained or bool(overlay), pretrained_cfg_overlay=overlay, **options)
+    except (pickle.UnpicklingError, SafetensorError, KeyError, ValueError, EOFError) as error:
+        if checkpoint is None:
+            raise
+        raise UsageError(f"checkpoint '{checkpoint}' cannot be read as weights of {name}: {first_line(error)}") from error
+    except (RuntimeError, OSError) as error:
+        if checkpoint is not None:
+            raise UsageError(f"checkpoint '{checkpoint}' does not fit {name}: {first_line(error)}") from error
+        if not pretrained:
+            raise
+        raise UsageError(
+            f"the pretrained weights of {name} cannot be had ({first_line(error)}): give a local file as checkpoint, take "
+            f"the embedded {EMBEDDED}, or go without pretraining for a test"
+        ) from error
+    except TypeError as error:
+        raise UsageError(f"{name} does not take {', '.join(options)}: {first_line(error)}") from error
+
+
+def check_request(name: str, options: dict) -> None:
+    """Raise UsageError for a name timm does not know or an option that paretune keeps for itself."""
+    if reserved := [option for option in options if option in RESERVED]:
+        raise UsageError(f"the option {reserved[0]} is not taken here: use pretrained=True or checkpoint=FILE")
+    if name.startswith("hf-hub:"):
+        return
+    architecture = name.split(".")[0]
+    if ":" in name or not timm.is_model(architecture):
+        raise unknown("model", name, timm.list_models())
+
+
+def describe(model: nn.Module) -> Backbone:
+    """The origin of a module that came ready made."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    options = {k: v for k, v in getattr(model, "_model_args", {}).items() if k != "num_classes"}
+    return Backbone(
+        name=config.get("architecture"),
+        source="module",
+        options=options,
+        peft=guests.describe(model),
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

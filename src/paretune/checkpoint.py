@@ -1,0 +1,181 @@
+"""Save and load what is trained: `adapter_model.safetensors` and `adapter_config.json`, as HF PEFT names them.
+
+The first file holds exactly the tensors with `requires_grad`; the second what they belong to. A backbone that has no
+name to fetch it by (random weights, a local file, a ready-made module) is laid beside them as `backbone.safetensors`, so the
+folder alone suffices. Nothing is ever unpickled, and no path or option read from a folder is followed to another file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from paretune import __version__
+from paretune.adapters import ADAPTERS
+from paretune.backbone import Backbone, create, first_line
+from paretune.config import from_json, to_json
+from paretune.core import anatomy, guests
+from paretune.core.model import Adapted
+from paretune.errors import UsageError
+from paretune.recipe import assemble
+from paretune.reducers import REDUCERS
+
+CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
+FORMAT = 1
+
+
+def save(model: Adapted, folder: str | Path, training: dict | None = None) -> None:
+    """Write the trained tensors and all that is needed to load them into `folder`, which is created.
+
+    training: JSON values to keep with it, such as the schedule. Every file is written under another name first, and the
+    config last. Raises UsageError for a merged model, which has nothing apart from its backbone any more.
+    """
+    if model.spec is None:
+        raise UsageError("this model is merged, its adapters are part of the backbone now; save the model before merging")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained, frozen = split(model)
+    _write(folder / TENSORS, lambda path: save_file(trained, path, metadata={"format": "pt"}))
+    if model.spec.backbone.source == "pretrained":
+        (folder / BACKBONE).unlink(missing_ok=True)
+    else:
+        _write(folder / BACKBONE, lambda path: save_file(frozen, path, metadata={"format": "pt"}))
+    config = described(model) | {"fingerprint": fingerprint(frozen), "training": training}
+    _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+
+
+def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors that train and all others, by name, detached, on the CPU."""
+    trained, frozen = {}, {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        (trained if tensor.requires_grad else frozen)[name] = tensor.detach().cpu().contiguous()
+    return trained, frozen
+
+
+def fingerprint(frozen: dict[str, Tensor]) -> str:
+    """sha256 over types, shapes and values of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(frozen.items()):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def described(model: Adapted) -> dict:
+    """What the model is made of, as JSON values."""
+    spec = model.spec
+    return {
+        "library": "paretune",
+        "format": FORMAT,
+        "base_model_name_or_path": spec.backbone.name,
+        "backbone": dataclasses.asdict(spec.backbone),
+        "adapters": [to_json(adapter) for adapter in spec.adapters],
+        "reducer": None if spec.reducer is None else to_json(spec.reducer),
+        "classes": model.classes,
+        "preprocessing": model.preprocessing,
+        "versions": {"paretune": __version__, "torch": torch.__version__, "timm": timm.__version__,
+                     "python": platform.python_version()},
+    }  # fmt: skip
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write through a temporary name, so that nothing half-written ever carries the real one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
+    """The model that `save` wrote, in evaluation mode.
+
+    backbone: a module to use in place of the one that the folder names; its frozen tensors must be the same.
+    Raises UsageError, in a sentence, for anything that is missing, broken, or does not belong together.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    try:
+        origin = Backbone(**config["backbone"])
+        adapters = tuple(from_json(adapter, ADAPTERS) for adapter in config["adapters"])
+        reducer = None if config["reducer"] is None else from_json(config["reducer"], REDUCERS)
+        classes, expected = config["classes"], config["fingerprint"]
+        preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder / CONFIG} lacks or misstates {first_line(error)}; save the model again") from error
+
+    module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
+    anatomy.check(module)
+    if origin.peft is not None and guests.describe(module) is None:
+        guests.inject(module, origin.peft)
+    model = assemble(module, origin, adapters, reducer, classes)
+    model.preprocessing = preprocessing
+    trained, frozen = split(model)
+    fill(model, read_tensors(folder / TENSORS), trained, folder / TENSORS)
+    if backbone is None and origin.source != "pretrained":
+        fill(model, read_tensors(folder / BACKBONE), frozen, folder / BACKBONE)
+    if (found := fingerprint(split(model)[1])) != expected:
+        raise UsageError(
+            f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, this "
+            f"one has {found[:12]}; load it with the backbone of the training"
+        )
+    return model.eval()
+
+
+def _backbone(folder: Path, origin: Backbone) -> nn.Module:
+    if origin.name is None:
+        raise UsageError(f"{folder} was trained on a module that timm has no name for; pass it: load(folder, backbone=...)")
+    return create(origin.name, origin.source == "pretrained", None, origin.options)
+
+
+def read_config(folder: Path) -> dict:
+    """The JSON of a saved folder. Raises UsageError if there is none or it is not ours."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UsageError(f"'{folder}' is not a saved model: it has no {CONFIG}; give the folder that training wrote")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"{path} is not valid JSON ({first_line(error)}); save the model again") from error
+    if not isinstance(config, dict) or config.get("library") != "paretune":
+        raise UsageError(f"{path} was not written by paretune; an adapter of HF PEFT loads with peft")
+    if config.get("format") != FORMAT:
+        raise UsageError(f"{path} has format {config.get('format')}, this paretune reads {FORMAT}; update paretune")
+    return config
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UsageError if it is missing, truncated or something else."""
+    if not path.is_file():
+        raise UsageError(f"'{path}' is missing; save the model again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UsageError(
+            f"{path} is truncated or not a safetensors file ({first_line(error)}); pickles are never loaded; save the model again"
+        ) from error
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    """Copy `tensors` into the model. Raises UsageError unless their names and shapes are the `wanted` ones."""
+    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    if missing or extra:
+        says = [f"lacks {missing[0]} (and {len(missing) - 1} more)"] if missing else []
+        says += [f"has {extra[0]} (and {len(extra) - 1} more), which the model does not"] if extra else []
+        raise UsageError(f"{path} does not belong to its config: it {' and '.join(says)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise UsageError(f"{path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}")
+    model.load_state_dict(tensors, strict=False)

@@ -1,0 +1,243 @@
+"""The only file that reads timm: how a timm ViT embeds, attends and classifies, in the words of the trunk.
+
+Modules are called, weights are not read behind them: a leaf or a HF PEFT module that sits where a Linear was is honoured
+everywhere (timm's own EVA forward takes `qkv.weight` and would leave it dead). Nothing is stored: a block is read anew at
+every step, so deep copies, pickles and later injections stay right. What is not known is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm.layers
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_model_data_config
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer
+from torch import Tensor, nn
+
+from paretune.core.attention import log_size
+from paretune.core.method import Shape
+from paretune.core.tokens import Tokens
+from paretune.errors import UsageError
+
+MODELS = (VisionTransformer, VisionTransformerDistilled, Eva)
+BLOCKS = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
+ATTENTIONS = (timm.layers.Attention, timm.layers.AttentionRope, EvaAttention)
+POOLS = ("token", "avg", "avgmax", "max", "map")
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A transformer block as the trunk sees it: y = x + post1(attn(pre1 x)); z = y + post2(mlp(pre2 y)).
+
+    LayerScale and DropPath live in post1 and post2; adapters join outside of them, because a LayerScale of 1e-5 as in
+    DINOv2 would mute what they add.
+    """
+
+    pre1: Callable[[Tensor], Tensor]
+    attn: nn.Module
+    post1: Callable[[Tensor], Tensor]
+    pre2: Callable[[Tensor], Tensor]
+    mlp: nn.Module
+    post2: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Linears:
+    """One physical Linear of a block and the logical ones it holds: {"q": (0, D), "k": (D, 2D), ...} or {"proj": None}."""
+
+    owner: nn.Module
+    attribute: str
+    parts: dict[str, tuple[int, int] | None]
+
+
+def check(model: nn.Module) -> None:
+    """Raise UsageError, by name, if the trunk cannot run this model as timm does."""
+    if type(model) not in MODELS:
+        raise UsageError(
+            f"the backbone is a {type(model).__name__}, which paretune does not know; supported are timm's "
+            f"{', '.join(m.__name__ for m in MODELS)} (ViT, DeiT, DeiT-3, DINOv2, DINOv3, EVA-02, MAE, CLIP, SigLIP...)"
+        )
+    for i, block in enumerate(model.blocks):
+        if type(block) not in BLOCKS:
+            raise UsageError(
+                f"block {i} of the backbone is a {type(block).__name__}: paretune needs attention and MLP one after the "
+                f"other, in a {', '.join(b.__name__ for b in BLOCKS)}; choose a variant without parallel blocks"
+            )
+        if type(block.attn) not in ATTENTIONS:
+            raise UsageError(f"block {i} attends by {type(block.attn).__name__}; supported: "
+                             f"{', '.join(a.__name__ for a in ATTENTIONS)}")
+    if model.global_pool not in POOLS:
+        raise UsageError(f"the backbone pools by '{model.global_pool}'; supported: {', '.join(POOLS)}")
+
+
+def check_reducible(model: nn.Module) -> None:
+    """Raise UsageError if tokens may not leave this model."""
+    drop = getattr(model, "patch_drop", None)
+    if drop is not None and not isinstance(drop, nn.Identity):
+        raise UsageError("the backbone drops patches at random (patch_drop_rate > 0), which a reducer cannot share; "
+                         "create it with patch_drop_rate=0 or use reducer=None")
+
+
+def checkpointing(model: nn.Module) -> bool:
+    """Whether timm's gradient checkpointing is switched on."""
+    return model.grad_checkpointing
+
+
+def embed(model: nn.Module, images: Tensor) -> Tokens:
+    """Images (B, 3, H, W) -> tokens at the door of block 0. Raises UsageError for a size the backbone does not allow."""
+    size, patch = tuple(images.shape[-2:]), model.patch_embed.patch_size
+    if not model.dynamic_img_size and size != tuple(model.patch_embed.img_size):
+        raise UsageError(f"images are {size[0]}x{size[1]}, the backbone takes {model.patch_embed.img_size[0]}x"
+                         f"{model.patch_embed.img_size[1]}; resize them, or adapt with img_size=... or dynamic_img_size=True")
+    if model.dynamic_img_size and any(s % p for s, p in zip(size, patch, strict=True)) and \
+            not model.patch_embed.dynamic_img_pad:
+        raise UsageError(f"images are {size[0]}x{size[1]}, which patches of {patch[0]}x{patch[1]} do not tile; resize them")
+    x, rope = model.patch_embed(images), None
+    if isinstance(model, Eva):
+        x, rope = model._pos_embed(x)
+    else:
+        x = model.patch_drop(model._pos_embed(x))
+    registers = 0 if model.reg_token is None else model.reg_token.shape[1]
+    return Tokens(
+        x=model.norm_pre(x),
+        prefix=model.num_prefix_tokens,
+        readers=model.num_prefix_tokens - registers,
+        grid=tuple(model.patch_embed.dynamic_feat_size(size)),
+        rope=None if rope is None else _canonical(rope),
+    )
+
+
+def _canonical(rope: Tensor) -> Tensor:
+    """timm's tables (M, d) or (depth, heads, M, d) -> (1, M, depth|1, heads|1, d)."""
+    return rope.permute(2, 0, 1, 3)[None] if rope.dim() == 4 else rope[None, :, None, None]
+
+
+def read(block: nn.Module) -> BlockView:
+    """The view of a block as it is now."""
+    if isinstance(block, (ResPostBlock, EvaBlockPostNorm)):
+        return BlockView(
+            pre1=_same, attn=block.attn, post1=lambda y: block.drop_path1(block.norm1(y)),
+            pre2=_same, mlp=block.mlp, post2=lambda y: block.drop_path2(block.norm2(y)),
+        )  # fmt: skip
+    if isinstance(block, EvaBlock):
+        return BlockView(
+            pre1=block.norm1, attn=block.attn, post1=lambda y: block.drop_path1(_scaled(block.gamma_1, y)),
+            pre2=block.norm2, mlp=block.mlp, post2=lambda y: block.drop_path2(_scaled(block.gamma_2, y)),
+        )  # fmt: skip
+    return BlockView(
+        pre1=block.norm1, attn=block.attn, post1=lambda y: block.drop_path1(block.ls1(y)),
+        pre2=block.norm2, mlp=block.mlp, post2=lambda y: block.drop_path2(block.ls2(y)),
+    )  # fmt: skip
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _scaled(gamma: Tensor | None, y: Tensor) -> Tensor:
+    return y if gamma is None else gamma * y
+
+
+def qkv(attn: nn.Module, h: Tensor, tokens: Tokens, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys, values (B, H, N, d) and the keys before rotation, from the block input h (B, N, D)."""
+    if attn_qkv := getattr(attn, "qkv", None):
+        q, k, v = _fused(attn, attn_qkv, h).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    else:
+        q, k, v = (p(h).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
+    q, k = attn.q_norm(q), attn.k_norm(k)
+    plain = k
+    if tokens.rope is not None:
+        table = tokens.rope[:, :, min(block, tokens.rope.shape[2] - 1)].transpose(1, 2)  # (B|1, H|1, M, d)
+        q, k = (_rotate(t, table, tokens.prefix, attn.rotate_half).type_as(v) for t in (q, k))
+    if (groups := q.shape[1] // k.shape[1]) > 1:  # grouped-query attention
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    return q, k, v, plain
+
+
+def _fused(attn: nn.Module, linear: nn.Module, h: Tensor) -> Tensor:
+    """The fused projection. EVA keeps its bias outside of the Linear; only a bare Linear may be opened to add it there,
+    which is what timm does bit for bit; anything that wraps it is called."""
+    if getattr(attn, "q_bias", None) is None:
+        return linear(h)
+    bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+    if type(linear) is nn.Linear and not attn.qkv_bias_separate:
+        return F.linear(h, linear.weight, bias)
+    return linear(h) + bias
+
+
+def _rotate(t: Tensor, table: Tensor, prefix: int, half: bool) -> Tensor:
+    rotated = timm.layers.apply_rot_embed_cat(t[:, :, prefix:], table, half=half)
+    return torch.cat([t[:, :, :prefix], rotated], dim=2)
+
+
+def out(attn: nn.Module, y: Tensor, h: Tensor) -> Tensor:
+    """What follows the attention itself: y (B, H, N, d) -> (B, N, D), gated by the block input h where timm does so."""
+    y = attn.norm(y.transpose(1, 2).flatten(2))
+    if attn.gate is not None:
+        y = y * attn.gate(h).sigmoid()
+    return attn.proj_drop(attn.proj(y))
+
+
+def attention_dropout(attn: nn.Module) -> float:
+    """The dropout probability of the attention map now."""
+    return attn.attn_drop.p if attn.training else 0.0
+
+
+def head(model: nn.Module, tokens: Tokens) -> Tensor:
+    """Tokens after the last block -> logits (B, classes); pooling weighs merged tokens by their size."""
+    x = model.norm(tokens.x)
+    if tokens.size is None or model.global_pool == "token":
+        return model.forward_head(x)
+    first = 0 if getattr(model, "pool_include_prefix", False) else tokens.prefix
+    pooled = _pool(model, x[:, first:], tokens.size[:, first:])
+    return model.head(model.head_drop(model.fc_norm(pooled)))
+
+
+def _pool(model: nn.Module, x: Tensor, size: Tensor) -> Tensor:
+    if model.global_pool == "map":
+        return model.attn_pool(x, attn_mask=log_size(size).to(x.dtype))
+    mean = ((x.float() * size[..., None]).sum(1) / size.sum(1, keepdim=True)).to(x.dtype)
+    if model.global_pool == "avg":
+        return mean
+    return x.amax(1) if model.global_pool == "max" else 0.5 * (x.amax(1) + mean)
+
+
+def linears(block: nn.Module) -> list[Linears]:
+    """Every Linear of a block that a leaf can sit on, with its logical parts q, k, v, proj, fc1, fc2..."""
+    attn, found = block.attn, []
+    if getattr(attn, "qkv", None) is not None:
+        width = attn.num_heads * attn.head_dim
+        found.append(Linears(attn, "qkv", {name: (i * width, (i + 1) * width) for i, name in enumerate("qkv")}))
+    else:
+        found += [Linears(attn, f"{name}_proj", {name: None}) for name in "qkv"]
+    found.append(Linears(attn, "proj", {"proj": None}))
+    names = [name for name in ("fc1", "fc1_g", "fc1_x", "fc2") if hasattr(block.mlp, name)]
+    return found + [Linears(block.mlp, name, {name: None}) for name in names]
+
+
+def classifiers(model: nn.Module) -> list[nn.Module]:
+    """The modules that turn pooled features into logits."""
+    heads = model.get_classifier()
+    return list(heads) if isinstance(heads, tuple) else [heads]
+
+
+def shape(model: nn.Module) -> Shape:
+    """The numbers that methods are built for."""
+    return Shape(
+        depth=len(model.blocks),
+        width=model.embed_dim,
+        head_width=model.blocks[0].attn.head_dim,
+        grid=tuple(model.patch_embed.grid_size),
+        prefix=model.num_prefix_tokens,
+    )
+
+
+def preprocessing(model: nn.Module) -> dict:
+    """How images become tensors for this backbone: input_size (3, H, W), interpolation, mean, std, crop_pct, crop_mode."""
+    # timm answers with the size of the pretrained weights, also where the model was made for another one.
+    return resolve_model_data_config(model) | {"input_size": (3, *model.patch_embed.img_size)}

@@ -1,0 +1,67 @@
+"""Attention over tokens of unequal size, and what a reducer may look at.
+
+        softmax(q k' / sqrt(d) + log s) v          s_j = size of token j
+
+A token of size s then weighs exactly as much as s copies of it (ToMe, Bolya et al. 2023, section 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from paretune.core.reduction import full_precision
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Fused attention: q, k, v (B, H, N, d), size (B, N) or None for all 1 -> (B, H, N, d).
+
+    Without sizes no bias is formed, so every fused kernel stays available.
+    """
+    bias = None if size is None else log_size(size).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def log_size(size: Tensor) -> Tensor:
+    """The attention bias of token sizes: (B, N) -> (B, 1, 1, N)."""
+    return size.log()[:, None, None, :]
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a reducer may look at in a block.
+
+    q, k (B, H, N, d): queries and keys as the attention used them; plain (B, H', N, d): keys before rotation
+    size (B, N) or None: the sizes that the attention used; prefix, readers: as in Tokens
+    """
+
+    q: Tensor
+    k: Tensor
+    plain: Tensor
+    size: Tensor | None
+    prefix: int
+    readers: int
+
+    def metric(self) -> Tensor:
+        """Patch keys averaged over heads: (B, M, d) float32.
+
+        Keys before rotation: averaging rotated heads would cancel content and mix position into the cosine.
+        """
+        return self.plain[:, :, self.prefix :].float().mean(1)
+
+    def scores(self) -> Tensor:
+        """How much attention every patch receives from the summary tokens: (B, M) float32, differentiable.
+
+        The row softmax(q_cls k' / sqrt(d) + log s), averaged over heads (and over CLS and distillation token where there
+        are two), without its prefix columns. Models without a summary token: the mean over all patch queries.
+        The row is computed apart, so the attention itself stays fused and its map is never formed.
+        """
+        asking = slice(0, self.readers) if self.readers else slice(self.prefix, None)
+        with full_precision(self.q):
+            q, k = self.q[:, :, asking].float(), self.k.float()
+            logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+            if self.size is not None:
+                logits = logits + log_size(self.size)
+            return logits.softmax(-1)[..., self.prefix :].mean((1, 2))

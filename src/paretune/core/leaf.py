@@ -1,0 +1,68 @@
+"""Leaves: what re-parametrises one affine layer of the backbone, and how it folds into that layer.
+
+        before   blocks.3.attn.qkv = Linear            after   blocks.3.attn.qkv = Leafed(layer=Linear, leaf=...)
+
+    law:  leaf(layer, x) == layer'(x)   where layer' has the weights  leaf.fold(W, b)
+
+The trunk calls `attn.qkv(x)` and never knows. Because of the law, merging is generic and exact.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Leaf(nn.Module, ABC):
+    """A trained re-parametrisation of one affine layer (Linear, Conv2d, LayerNorm)."""
+
+    @abstractmethod
+    def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """What the layer computes with this leaf on it."""
+
+    @abstractmethod
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The weights of a plain layer that computes the same in evaluation."""
+
+
+class Leafed(nn.Module):
+    """A layer with a leaf on it. The layer may itself be Leafed: the outer leaf sees the inner result as its layer."""
+
+    def __init__(self, layer: nn.Module, leaf: Leaf):
+        super().__init__()
+        self.layer, self.leaf = layer, leaf
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leaf(self.layer, x)
+
+
+@torch.no_grad()
+def folded(module: nn.Module) -> nn.Module:
+    """The plain layer that computes what `module` computes in evaluation; layers without a leaf come back as they are.
+
+    The fold runs in float64, so that stacked leaves lose nothing to rounding before the layer's own dtype does.
+    """
+    if not isinstance(module, Leafed):
+        return module
+    layer = copy.deepcopy(folded(module.layer))
+    bias = None if layer.bias is None else layer.bias.double()
+    weight, bias = copy.deepcopy(module.leaf).double().fold(layer.weight.double(), bias)
+    layer.weight = _frozen(weight.to(layer.weight.dtype))
+    layer.bias = None if bias is None else _frozen(bias.to(layer.weight.dtype))
+    return layer
+
+
+def fold_all(root: nn.Module) -> None:
+    """Replace every Leafed layer below `root` by its folded layer, in place."""
+    for name, child in root.named_children():
+        if isinstance(child, Leafed):
+            setattr(root, name, folded(child))
+        else:
+            fold_all(child)
+
+
+def _frozen(t: Tensor) -> nn.Parameter:
+    return nn.Parameter(t, requires_grad=False)

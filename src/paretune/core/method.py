@@ -1,0 +1,54 @@
+"""What a method is: a branch beside sub-layers, or a reducer between them, built for the shape of a backbone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from paretune.core.attention import Look
+from paretune.core.reduction import Reduction
+from paretune.core.tokens import Tokens
+
+Site = Literal["attn", "mlp"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What methods are built for: L blocks of width D, heads of width d, a patch grid, P prefix tokens."""
+
+    depth: int
+    width: int
+    head_width: int
+    grid: tuple[int, int]
+    prefix: int
+
+    @property
+    def patches(self) -> int:
+        """Patch tokens before any reduction."""
+        return self.grid[0] * self.grid[1]
+
+
+class Branch(nn.Module, ABC):
+    """A trained module beside the attention or the MLP of the blocks; one module serves the whole trunk."""
+
+    site: Site
+
+    @abstractmethod
+    def forward(self, block: int, tokens: Tokens, h: Tensor) -> tuple[Tensor, Tokens]:
+        """What joins the residual stream at this block, and the tokens, which may have been given a state to carry.
+
+        tokens.x (B, N, D): the residual stream before the sub-layer; h (B, N, D): the same after LayerNorm.
+        """
+
+
+class Reducer(nn.Module, ABC):
+    """Decides, block by block, which patches leave or merge. `proportional`: attention weighs tokens by their size."""
+
+    proportional: bool = False
+
+    @abstractmethod
+    def forward(self, block: int, look: Look, tokens: Tokens) -> Reduction | None:
+        """The reduction of the patches of `tokens` between attention and MLP of this block; None = leave them all."""

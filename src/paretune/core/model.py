@@ -1,0 +1,78 @@
+"""The block loop: the whole forward of a slim ViT on one screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from paretune.core import anatomy
+from paretune.core.attention import Look, attend
+from paretune.core.method import Reducer, Site
+from paretune.core.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A forward with its evidence: logits (B, classes) and the tokens after the last block."""
+
+    logits: Tensor
+    tokens: Tokens
+
+
+class Adapted(nn.Module):
+    """A frozen backbone x small trained adapters x a token reducer. Made by `paretune.adapt`, not by hand.
+
+    classes: names of the outputs, or None where the backbone's own head was kept
+    preprocessing: how images become tensors; spec: what the model is made of, None once it is merged
+    """
+
+    def __init__(self, backbone: nn.Module, reducer: Reducer | None, classes: list[str] | None, spec: Any):
+        super().__init__()
+        self.backbone = backbone
+        self.branches = nn.ModuleList()
+        self.reducer = reducer
+        self.classes = classes
+        self.preprocessing = anatomy.preprocessing(backbone)
+        self.spec = spec
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> logits (B, classes)."""
+        return self.run(images).logits
+
+    def run(self, images: Tensor) -> Run:
+        """The same forward, returning the tokens too: where every patch went is `run.tokens.groups()`."""
+        tokens = anatomy.embed(self.backbone, images)
+        for i in range(len(self.backbone.blocks)):
+            if anatomy.checkpointing(self.backbone) and torch.is_grad_enabled():
+                tokens = checkpoint(self.step, i, tokens, use_reentrant=False)
+            else:
+                tokens = self.step(i, tokens)
+        return Run(anatomy.head(self.backbone, tokens), tokens)
+
+    def step(self, i: int, tokens: Tokens) -> Tokens:
+        """Block i: attention, reduction, MLP; branches beside both."""
+        block = anatomy.read(self.backbone.blocks[i])
+        size = tokens.size if self.reducer is not None and self.reducer.proportional else None
+        h = block.pre1(tokens.x)
+        q, k, v, plain = anatomy.qkv(block.attn, h, tokens, i)
+        y = attend(q, k, v, size, anatomy.attention_dropout(block.attn))
+        tokens = self.add(i, "attn", tokens, h, block.post1(anatomy.out(block.attn, y, h)))
+        if self.reducer is not None:
+            reduction = self.reducer(i, Look(q, k, plain, size, tokens.prefix, tokens.readers), tokens)
+            if reduction is not None:
+                tokens = tokens.shrink(i, reduction)  # features, sizes, RoPE, carried states: all alike
+        h = block.pre2(tokens.x)
+        return self.add(i, "mlp", tokens, h, block.post2(block.mlp(h)))
+
+    def add(self, i: int, site: Site, tokens: Tokens, h: Tensor, y: Tensor) -> Tokens:
+        """Join the sub-layer's output y and what the branches at this site say to the residual stream."""
+        x = tokens.x + y
+        for branch in self.branches:
+            if branch.site == site:
+                delta, tokens = branch(i, tokens, h)
+                x = x + delta
+        return tokens.with_x(x)

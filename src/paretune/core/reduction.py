@@ -1,0 +1,149 @@
+"""Linear maps over tokens: what a reducer answers with.
+
+        in    a   b   c   d   e   f            n_in  = 6 tokens
+              |    \\ /    |   |   x            b and c share a slot, f is dropped
+        out   a    bc     d   e                n_out = 4 slots
+
+A reduction groups `n_in` tokens into `n_out` slots. Every slot has one *representative* (`keep`); other tokens (`src`)
+may join a slot; a token that is neither is dropped. `matrix()` (B, n_out, n_in) is the truth, and four verbs apply it
+without ever forming it:
+
+    sum(t)         = matrix() @ t                          extensive values: sizes, membership
+    mean(t, size)  = matrix() @ (w t) / matrix() @ w       intensive values: features, states carried by adapters
+    pick(t)        = t at the representatives              labels that must not be averaged: RoPE rows, coordinates
+    spread(t)      = matrix()' @ t                         back to n_in; dropped tokens get the stated fill
+
+`w` is the token size, or the reduction's own `weight` where a method has one (EViT fuses by attention). With
+`normalise=False` the mean is not divided by the sum of weights (EViT as its authors released it).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reduction(ABC):
+    """A map from n_in to n_out tokens; its finals are Merge and Blend.
+
+    keep (B|1, n_out) int64: the representative of every slot, an index into the n_in tokens
+    src (B|1, s) int64: the tokens that join a slot; s may be 0
+    weight (B, n_in) float32 or None: weights of `mean` in place of the token sizes
+    """
+
+    n_in: int
+    keep: Tensor
+    src: Tensor
+    weight: Tensor | None = None
+    normalise: bool = True
+
+    @property
+    def n_out(self) -> int:
+        """Tokens left."""
+        return self.keep.shape[1]
+
+    @abstractmethod
+    def sum(self, t: Tensor) -> Tensor:
+        """Totals per slot in float32: (B, n_in) -> (B, n_out), or (B, n_in, c) -> (B, n_out, c)."""
+
+    @abstractmethod
+    def groups(self) -> Tensor:
+        """The slot of every input token, -1 for dropped ones: (B, n_in) int64."""
+
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """The dense map (B, n_out, n_in) in float32."""
+
+    def mean(self, t: Tensor, size: Tensor | None) -> Tensor:
+        """Weighted means per slot: t (B, n_in, c), size (B, n_in) or None for all 1 -> (B, n_out, c) in t's dtype."""
+        # Float32 with autocast off: bfloat16 counts exactly only to 256, and a large channel times a size overflows
+        # float16. A sum and a division, because scatter_reduce("mean") exports to ONNX without an error and is wrong.
+        with full_precision(t):
+            weight = self.weight if self.weight is not None else size
+            if weight is None:
+                weight = torch.ones(1, self.n_in, device=t.device)
+            weight = weight.float()
+            total = self.sum(t.float() * weight[..., None])
+            if self.normalise:
+                total = total / self.sum(weight)[..., None]
+        return total.to(t.dtype)
+
+    def pick(self, t: Tensor) -> Tensor:
+        """Values of the representatives: (B|1, n_in, ...) -> (B, n_out, ...)."""
+        return rows(t, self.keep)
+
+    def spread(self, t: Tensor, fill: float = 0.0) -> Tensor:
+        """Every token gets its slot's value, dropped tokens get `fill`: (B, n_out, ...) -> (B, n_in, ...)."""
+        groups = self.groups()
+        gone = (groups < 0).reshape(*groups.shape, *[1] * (t.dim() - 2))
+        return rows(t, groups.clamp(min=0)).masked_fill(gone, fill)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Merge(Reduction):
+    """Tokens really leave: the index form, for every grouping that itself needs no gradient.
+
+    dst (B|1, s) int64: the slot that each `src` token joins
+    """
+
+    dst: Tensor
+
+    def sum(self, t: Tensor) -> Tensor:
+        t = t.float()
+        kept = rows(t, self.keep)
+        if not self.src.shape[1]:
+            return kept
+        joining = rows(t, self.src)
+        dst = self.dst.reshape(*self.dst.shape, *[1] * (t.dim() - 2)).expand_as(joining)
+        return kept.expand(joining.shape[0], *kept.shape[1:]).scatter_add(1, dst, joining)
+
+    def groups(self) -> Tensor:
+        batch = max(self.keep.shape[0], self.dst.shape[0])
+        slots = torch.arange(self.n_out, device=self.keep.device).expand(batch, -1)
+        gone = torch.full((batch, self.n_in), -1, device=self.keep.device)
+        kept = gone.scatter(1, self.keep.expand(batch, -1), slots)
+        return kept.scatter(1, self.src.expand(batch, -1), self.dst.expand(batch, -1))
+
+    def matrix(self) -> Tensor:
+        return (self.groups()[:, None] == torch.arange(self.n_out, device=self.keep.device)[:, None]).float()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Blend(Reduction):
+    """Dense and differentiable: every `src` token joins the slots by shares that carry a gradient (FPET training).
+
+    share (B, s, n_out) float32: how much of each source every slot receives
+    """
+
+    share: Tensor
+
+    def sum(self, t: Tensor) -> Tensor:
+        with full_precision(t):
+            t = t.float()
+            if t.dim() == 2:
+                return self.sum(t[..., None])[..., 0]
+            return rows(t, self.keep) + self.share.transpose(1, 2) @ rows(t, self.src)
+
+    def groups(self) -> Tensor:
+        return self.matrix().argmax(1)
+
+    def matrix(self) -> Tensor:
+        eye = torch.eye(self.n_in, device=self.share.device)[None]
+        return rows(eye, self.keep) + self.share.transpose(1, 2) @ rows(eye, self.src)
+
+
+def full_precision(t: Tensor) -> AbstractContextManager:
+    """Autocast off on t's device. Sizes, scores, cosines, arg-max and weighted means are computed inside."""
+    return nullcontext() if t.device.type == "meta" else torch.autocast(t.device.type, enabled=False)
+
+
+def rows(t: Tensor, index: Tensor) -> Tensor:
+    """t[b, index[b]]: t (B|1, n, ...), index (B|1, k) -> (B, k, ...), either of them broadcast over images."""
+    batch = max(t.shape[0], index.shape[0])
+    index = index.reshape(*index.shape, *[1] * (t.dim() - 2)).expand(batch, -1, *t.shape[2:])
+    return t.expand(batch, *t.shape[1:]).gather(1, index)

@@ -1,0 +1,88 @@
+"""The bundle that travels through the trunk: tokens and everything that belongs to a token.
+
+        x        (B, P + M, D)                residual stream: P prefix tokens (CLS, distillation, registers), M patches
+        size     (B, P + M) | None            input patches that a token stands for; None = all 1, nothing merged yet
+        rope     (B|1, M, L|1, H|1, d) | None rotary table, a row per patch
+        carried  {name: (B, P + M, c)}        states that adapters hand to later blocks
+        trail    ((block, Reduction), ...)    what has been done to the patches so far
+
+`shrink` is the only place where tokens leave, and everything above leaves alike. Prefix tokens stay in front, always:
+no reduction ever sees them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from paretune.core.reduction import Reduction
+
+Trail = tuple[tuple[int, Reduction], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A batch of token sequences, see above. `grid` is the patch grid (rows, columns) before any reduction;
+    `readers` of the `prefix` tokens summarise the image (1 = CLS, 2 with a distillation token, 0 = none)."""
+
+    x: Tensor
+    prefix: int
+    readers: int
+    grid: tuple[int, int]
+    size: Tensor | None = None
+    rope: Tensor | None = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    trail: Trail = ()
+
+    @property
+    def patches(self) -> int:
+        """Patch tokens now, M."""
+        return self.x.shape[1] - self.prefix
+
+    def with_x(self, x: Tensor) -> Tokens:
+        """The same tokens with other features (B, P + M, D)."""
+        return replace(self, x=x)
+
+    def carry(self, states: dict[str, Tensor | None]) -> Tokens:
+        """Hand states (B, P + M, c) to later blocks; None takes a state back."""
+        carried = {name: state for name, state in (self.carried | states).items() if state is not None}
+        return replace(self, carried=carried)
+
+    def shrink(self, block: int, reduction: Reduction) -> Tokens:
+        """Let patches leave or merge as `reduction` says: features, sizes, RoPE and carried states, all alike."""
+        patch_size = None if self.size is None else self.size[:, self.prefix :]
+
+        def mean(t: Tensor) -> Tensor:
+            return torch.cat([t[:, : self.prefix], reduction.mean(t[:, self.prefix :], patch_size)], dim=1)
+
+        if patch_size is None:
+            patch_size = torch.ones(self.x.shape[0], self.patches, device=self.x.device)
+        size = reduction.sum(patch_size)
+        return replace(
+            self,
+            x=mean(self.x),
+            size=torch.cat([size.new_ones(size.shape[0], self.prefix), size], dim=1),
+            rope=None if self.rope is None else reduction.pick(self.rope),
+            carried={name: mean(state) for name, state in self.carried.items()},
+            trail=(*self.trail, (block, reduction)),
+        )
+
+    def groups(self) -> Tensor:
+        """Where every input patch went: (B, rows * columns) int64, an index into axis 1 of `x`, -1 = dropped.
+
+        Example: `tokens.x.gather(1, groups.clamp(min=0)[..., None].expand(-1, -1, D))` un-merges the features.
+        """
+        device = self.x.device
+        groups = torch.arange(self.grid[0] * self.grid[1], device=device).expand(self.x.shape[0], -1)
+        for _, reduction in self.trail:
+            step = reduction.groups().expand(groups.shape[0], -1)
+            groups = torch.where(groups < 0, groups, step.gather(1, groups.clamp(min=0)))
+        return torch.where(groups < 0, groups, groups + self.prefix)
+
+    def unmerge(self, t: Tensor, fill: float = 0.0) -> Tensor:
+        """Values of the patch tokens left, back on the input grid: (B, M, ...) -> (B, rows * columns, ...)."""
+        for _, reduction in reversed(self.trail):
+            t = reduction.spread(t, fill)
+        return t

@@ -1,0 +1,115 @@
+"""Parameters, multiply-accumulates and tokens per block, read off the model itself: no formula per method."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from paretune.core import anatomy
+from paretune.core.model import Adapted, Run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs for one image of the given size.
+
+    trained, trained_head, total: parameters; `trained` counts all, `trained_head` those of the classifier among them
+    macs: multiply-accumulates of one forward (what both papers print as FLOPs)
+    tokens: (in attention, in the MLP) of every block, prefix included
+    """
+
+    image_size: tuple[int, int]
+    trained: int
+    trained_head: int
+    total: int
+    macs: int
+    tokens: tuple[tuple[int, int], ...]
+
+    @property
+    def trained_without_head(self) -> int:
+        """Trained parameters, the classifier's aside: what the papers' tables print."""
+        return self.trained - self.trained_head
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"trained_without_head": self.trained_without_head}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The table's rows."""
+        share = 100 * self.trained / self.total
+        return [
+            ("trained parameters", f"{self.trained:,} ({share:.2f} % of {self.total:,})"),
+            ("  without the head", f"{self.trained_without_head:,}"),
+            ("MACs per image", f"{self.macs / 1e9:.2f} G at {self.image_size[0]}x{self.image_size[1]}"),
+            ("tokens per block", " ".join(f"{a}" if a == m else f"{a}>{m}" for a, m in self.tokens)),
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<20}{value}" for name, value in self.lines())
+
+    def __rich__(self) -> Table:
+        table = Table(show_header=False, box=None)
+        for row in self.lines():
+            table.add_row(*row)
+        return table
+
+
+def cost(model: Adapted, image_size: tuple[int, int] | None = None) -> Cost:
+    """The cost of one image; image_size (H, W) as in the preprocessing if not given. Nothing is computed or copied.
+
+    MACs are half of what PyTorch's FlopCounterMode counts on the meta device in evaluation mode: convolutions, linears,
+    attention and all other matrix products, also those of the matching and of folded adapter weights; not norms,
+    activations, additions, sorting. The head is included.
+    """
+    height, width = image_size or model.preprocessing["input_size"][1:]
+    counter = FlopCounterMode(display=False)
+    run = dry_run(model, (height, width), counter)
+    heads = {id(p) for head in anatomy.classifiers(model.backbone) for p in head.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Cost(
+        image_size=(height, width),
+        trained=sum(p.numel() for p in trained),
+        trained_head=sum(p.numel() for p in trained if id(p) in heads),
+        total=sum(p.numel() for p in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        tokens=tokens_per_block(run, len(model.backbone.blocks)),
+    )
+
+
+def dry_run(model: Adapted, image_size: tuple[int, int], counter: FlopCounterMode) -> Run:
+    """A forward without arithmetic: shapes only, on the meta device."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    training = model.training
+    model.eval()
+    try:
+        with counter, torch.no_grad():
+            return functional_call(_Runner(model), {f"model.{k}": v for k, v in meta.items()},
+                                   torch.empty(1, 3, *image_size, device="meta"))  # fmt: skip
+    finally:
+        model.train(training)
+
+
+class _Runner(nn.Module):
+    def __init__(self, model: Adapted):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> Run:
+        return self.model.run(images)
+
+
+def tokens_per_block(run: Run, depth: int) -> tuple[tuple[int, int], ...]:
+    """Tokens (in attention, in the MLP) of every block, prefix included, read off the trail."""
+    steps = {block: (reduction.n_in, reduction.n_out) for block, reduction in run.tokens.trail}
+    rows, now = [], run.tokens.grid[0] * run.tokens.grid[1]
+    for block in range(depth):
+        before, now = steps.get(block, (now, now))
+        rows.append((before + run.tokens.prefix, now + run.tokens.prefix))
+    return tuple(rows)

@@ -1,0 +1,21 @@
+"""Fold what folds: the model as it is served."""
+
+from __future__ import annotations
+
+import copy
+
+from paretune.core import guests, leaf
+from paretune.core.model import Adapted
+
+
+def merge(model: Adapted) -> Adapted:
+    """A copy of the model with every leaf (LoRA...) folded into its layer, and the same outputs in evaluation.
+
+    Branches and the reducer stay, they are no linear maps of one layer. The copy is in evaluation mode, nothing in it
+    trains, and it cannot be saved as an adapter any more.
+    """
+    merged = copy.deepcopy(model).eval().requires_grad_(False)
+    leaf.fold_all(merged.backbone)
+    guests.fold_all(merged.backbone)
+    merged.spec = None
+    return merged

@@ -1,0 +1,171 @@
+"""What is asked for: a backbone, adapters, a reducer, a head - and how to train them. `adapt` puts it together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA
+from paretune.backbone import Backbone, create, describe
+from paretune.core import anatomy, guests
+from paretune.core.body import Body
+from paretune.core.model import Adapted
+from paretune.errors import UsageError, refuse, unknown
+from paretune.reducers import FPET, EViT
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train: AdamW on the trained tensors, linear warm-up, cosine."""
+
+    epochs: int = 100
+    """passes over the training images"""
+    batch_size: int = 64
+    """images per update"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    weight_decay: float = 1e-4
+    """on every trained tensor"""
+    warmup_epochs: float = 10
+    """epochs of linear warm-up"""
+    warmup_lr: float = 1e-6
+    """learning rate at the start"""
+    min_lr: float = 1e-5
+    """learning rate at the end"""
+    drop_path: float = 0.0
+    """stochastic depth of the backbone, growing linearly to this rate at the last block"""
+    label_smoothing: float = 0.0
+    """label smoothing of the cross-entropy"""
+    augment: Literal["none", "flip", "crop"] = "none"
+    """training images: resized only, flipped too, or random crops flipped"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named setting: adapters x reducer x schedule."""
+
+    name: str
+    about: str
+    adapters: tuple[Any, ...] = ()
+    reducer: Any = None
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def describe(self) -> str:
+        """One line on what it is."""
+        return self.about
+
+
+# The papers' VTAB settings: AdamW 1e-3, weight decay 1e-4, 100 epochs of which 10 warm-up, batch 64, no augmentation.
+# FPET's code trains with stochastic depth 0.1 and feeds images without mean and std; paretune keeps the backbone's own
+# normalisation, which is what the weights were made for.
+_VTAB = Schedule()
+_VTAB_DROP_PATH = Schedule(drop_path=0.1)
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("sparse-tuning", "Dense Adapters + EViT keep 0.7 in blocks 3, 6, 9 (Sparse-Tuning)", (DenseAdapter(width=32),),
+               EViT(keep=0.7, blocks=(3, 6, 9)), _VTAB),
+        Recipe("fpet-lora", "LoRA rank 8 on q and v + FPET in block 6", (LoRA(rank=8),), FPET(block=6), _VTAB_DROP_PATH),
+        Recipe("fpet-adaptformer", "AdaptFormer width 8 + FPET in block 6", (AdaptFormer(width=8),), FPET(block=6),
+               _VTAB_DROP_PATH),
+        Recipe("lora", "LoRA rank 8 on q and v, all tokens", (LoRA(rank=8),), None, _VTAB_DROP_PATH),
+        Recipe("adaptformer", "AdaptFormer width 8, all tokens", (AdaptFormer(width=8),), None, _VTAB_DROP_PATH),
+        Recipe("linear", "only the head trains", (), None, _VTAB),
+        Recipe("full", "everything trains", (Full(),), None, Schedule(lr=1e-4, drop_path=0.1)),
+    )
+}  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name. Raises UsageError for an unknown one, with suggestions."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, list(RECIPES))
+    return RECIPES[name]
+
+
+def recipes() -> list[str]:
+    """The names of all recipes."""
+    return list(RECIPES)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an adapted model is made of; with the trained tensors, enough to make it again."""
+
+    backbone: Backbone
+    adapters: tuple[Any, ...]
+    reducer: Any
+
+
+def adapt(
+    backbone: str | nn.Module,
+    adapters: Sequence[Any] = (),
+    reducer: Any = None,
+    classes: int | Sequence[str] | None = None,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    **options: Any,
+) -> Adapted:
+    """A frozen backbone with adapters, a token reducer and a head.
+
+    backbone: timm name, `hf-hub:` id, `paretune_tiny`, or a timm module; the module is taken over, not copied, and may
+        hold HF PEFT modules, which then train
+    adapters: settings such as `LoRA(rank=8)`, any number; reducer: settings such as `FPET(block=6)` or None
+    classes: number or names of outputs for a new head, or None to keep the backbone's own head, frozen
+    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local weights file
+
+    Raises UsageError, all problems at once, if the parts do not fit.
+    """
+    if isinstance(backbone, str):
+        module = create(backbone, pretrained, checkpoint, options)
+        anatomy.check(module)
+        source = "file" if checkpoint is not None else "pretrained" if pretrained else "random"
+        origin = Backbone(backbone, source, options)
+    else:
+        if pretrained or checkpoint is not None or options:
+            raise UsageError("the backbone is a module: load weights and set options where you create it")
+        module = guests.unwrap(backbone)
+        anatomy.check(module)
+        origin = describe(module)
+    return assemble(module, origin, tuple(adapters), reducer, classes)
+
+
+def assemble(
+    module: nn.Module, origin: Backbone, adapters: tuple[Any, ...], reducer: Any, classes: int | Sequence[str] | None
+) -> Adapted:
+    """Put adapters, reducer and head on a backbone that is ready."""
+    names = class_names(classes)
+    shape = anatomy.shape(module)
+    methods = [*adapters, *([] if reducer is None else [reducer])]
+    refuse([problem for method in methods for problem in method.problems(shape)], "these settings do not fit the backbone")
+    if reducer is not None:
+        anatomy.check_reducible(module)
+
+    guest_tensors = guests.trainable(module)
+    module.requires_grad_(False)
+    for tensor in guest_tensors:
+        tensor.requires_grad_(True)
+    spec = Spec(origin, adapters, reducer)
+    model = Adapted(module, None if reducer is None else reducer.build(shape), names, spec)
+    body = Body(module, model.branches)
+    for adapter in adapters:
+        adapter.attach(body)
+    if names is not None:
+        module.reset_classifier(len(names))
+        for head in anatomy.classifiers(module):
+            head.requires_grad_(True)
+    return model.to(next(module.parameters()).device)
+
+
+def class_names(classes: int | Sequence[str] | None) -> list[str] | None:
+    """Names of the outputs; a number n gives "0" ... "n-1". Raises UsageError for fewer than two or repeated names."""
+    if classes is None:
+        return None
+    names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UsageError(f"classes={classes!r}: a head needs at least two different classes")
+    return names

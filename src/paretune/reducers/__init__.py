@@ -1,0 +1,11 @@
+"""One method a file. A new one needs its file and its line below; CLI, JSON, cost and contract tests then find it."""
+
+from paretune.reducers.evit import EViT
+from paretune.reducers.fpet import FPET
+from paretune.reducers.tome import ToMe
+
+REDUCERS = (
+    EViT,
+    FPET,
+    ToMe,
+)

@@ -1,0 +1,119 @@
+"""FPET: one differentiable merge that halves the patches (bipartite differentiable matching, FPET section 3.3).
+
+            A b A b          every A cell of the checkerboard merges into the B cell with the most similar key;
+            b A b A          tokens: 4x4 -> 8, all of A leaves, in one block (0-based block 6 of 12 in the paper)
+
+    key    K' = K + R(K)                      K = keys averaged over heads, gradient stopped; R = 1-bit bottleneck, trained
+    match  C = cos(K'_A, K'_B)                soft = sigmoid(C - mean of the row's two best)
+    merge  x_b = (s_b x_b + sum_a J_ab s_a x_a) / (s_b + sum_a J_ab s_a)        J = one-hot of the row's best
+
+Training uses J + soft - stop(soft): the forward is one-hot, the gradient is the soft one. The paper thresholds soft > 0.5
+instead, which is the same map unless two keys tie: then it loses the token, and in bfloat16 most rows tie. Survivors keep
+raster order. Any grid, also odd or not square, is split by its own rows and columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paretune.core.attention import Look
+from paretune.core.method import Reducer, Shape
+from paretune.core.quantised import BITS, QuantisedLinear
+from paretune.core.reduction import Blend, Merge, full_precision
+from paretune.core.tokens import Tokens
+
+Split = Literal["checkerboard", "alternate"]
+
+
+@dataclass(frozen=True)
+class FPET:
+    """Merge one half of the patches into the other, once, by a learned matching."""
+
+    block: int = 6
+    """0-based block that reduces, between attention and MLP"""
+    split: Split = "checkerboard"
+    """which half leaves: the even cells of the checkerboard, or every second patch in raster order"""
+    refine_width: int = 32
+    """width of the key refinement; 0 = match the backbone's own keys"""
+    refine_bits: int = 1
+    """bits per weight of the refinement: 1, 2 or 4"""
+    stop_gradient: bool = True
+    """no gradient from the matching into the backbone's keys"""
+    proportional: bool = True
+    """attention weighs tokens by their size"""
+
+    def problems(self, shape: Shape) -> list[str]:
+        """What is wrong with these settings on a backbone of this shape."""
+        return [
+            *([f"FPET block={self.block}: the backbone has blocks 0 to {shape.depth - 1}"]
+              if not 0 <= self.block < shape.depth else []),
+            *([f"FPET split={self.split!r}: must be 'checkerboard' or 'alternate'"]
+              if self.split not in ("checkerboard", "alternate") else []),
+            *([f"FPET refine_width={self.refine_width}: must be at least 0"] if self.refine_width < 0 else []),
+            *([f"FPET refine_bits={self.refine_bits}: must be one of {BITS}"] if self.refine_bits not in BITS else []),
+        ]  # fmt: skip
+
+    def build(self, shape: Shape) -> FPETReducer:
+        """The reducer for a backbone of this shape."""
+        return FPETReducer(self, shape.head_width)
+
+
+class Refinement(nn.Module):
+    """K + up(dropout(relu(down K))) with quantised weights: (B, M, d) -> (B, M, d). 2 d h weights of 1 bit each."""
+
+    def __init__(self, width: int, hidden: int, bits: int):
+        super().__init__()
+        self.down, self.up = QuantisedLinear(width, hidden, bits), QuantisedLinear(hidden, width, bits)
+        self.dropout = nn.Dropout(0.1)
+        # Not zero: the quantiser divides by the spread of the weights.
+        nn.init.trunc_normal_(self.up.weight, std=1e-3, a=-2e-3, b=2e-3)
+
+    def forward(self, keys: Tensor) -> Tensor:
+        return keys + self.up(self.dropout(F.relu(self.down(keys))))
+
+
+class FPETReducer(Reducer):
+    """See the module."""
+
+    def __init__(self, config: FPET, head_width: int):
+        super().__init__()
+        self.config, self.proportional = config, config.proportional
+        refined = config.refine_width > 0
+        self.refine = Refinement(head_width, config.refine_width, config.refine_bits) if refined else nn.Identity()
+
+    def forward(self, block: int, look: Look, tokens: Tokens) -> Blend | Merge | None:
+        if block != self.config.block or tokens.patches < 2:
+            return None
+        with full_precision(tokens.x):  # in bfloat16 most rows would tie
+            keys = look.metric().detach() if self.config.stop_gradient else look.metric()
+            keys = F.normalize(self.refine(keys), dim=-1, eps=1e-6)
+            leaving, staying = halves(tokens.grid, self.config.split, keys.device)
+            similarity = keys[:, leaving] @ keys[:, staying].transpose(1, 2)  # (B, |A|, |B|)
+        best = similarity.argmax(-1)
+        plan = {"n_in": tokens.patches, "keep": staying[None], "src": leaving[None]}
+        if not (self.training and torch.is_grad_enabled()):
+            return Merge(**plan, dst=best)
+        return Blend(**plan, share=straight_through(similarity, best))
+
+
+def straight_through(similarity: Tensor, best: Tensor) -> Tensor:
+    """One-hot of `best` with the gradient of sigmoid(similarity - mean of the row's two best): (B, |A|, |B|)."""
+    hard = F.one_hot(best, similarity.shape[-1]).to(similarity.dtype)
+    threshold = similarity.topk(min(2, similarity.shape[-1]), dim=-1).values.mean(-1, keepdim=True)
+    soft = (similarity - threshold).sigmoid()
+    return hard + soft - soft.detach()
+
+
+def halves(grid: tuple[int, int], split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Raster indices of the patches that leave, (ceil(M / 2),), and of those that stay, (floor(M / 2),)."""
+    rows, columns = grid
+    cells = torch.arange(rows * columns, device=device)
+    odd = (cells // columns + cells % columns) % 2 if split == "checkerboard" else cells % 2
+    order = torch.argsort(odd, stable=True)  # a sort, not a mask: the shapes stay static
+    count = (rows * columns + 1) // 2
+    return order[:count], order[count:]

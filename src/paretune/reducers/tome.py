@@ -1,0 +1,84 @@
+"""ToMe: merge the r most similar pairs in every block (Bolya et al. 2023, arXiv:2210.09461).
+
+            A   a   b   c           every token of A looks for the most similar token of B;
+                 \\ /   |            the r best pairs merge, a size-weighted mean
+            B     d     e
+
+    metric = mean of the keys over heads, cosine       A = even, B = odd positions of the whole sequence, prefix left out
+
+Which tokens pair needs no gradient; their means do. Tokens come back as [A that stayed | B], both in order.
+With `proportional=True` attention adds log size: right for a model that was not trained with ToMe; the authors advise
+False in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from paretune.core.attention import Look
+from paretune.core.method import Reducer, Shape
+from paretune.core.reduction import Merge, full_precision
+from paretune.core.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class ToMe:
+    """Merge the r most similar pairs of patches in every block."""
+
+    r: int | tuple[int, ...] = 8
+    """pairs per block: one number (less where fewer pairs are left), or one for every block from the first on"""
+    proportional: bool = True
+    """attention weighs tokens by their size"""
+
+    def problems(self, shape: Shape) -> list[str]:
+        """What is wrong with these settings on a backbone of this shape."""
+        if isinstance(self.r, int):
+            fits = 0 <= self.r <= shape.patches // 2
+            return [] if fits else [f"ToMe r={self.r}: {shape.patches} patches form 0 to {shape.patches // 2} pairs"]
+        if len(self.r) > shape.depth:
+            return [f"ToMe r has {len(self.r)} entries, the backbone has {shape.depth} blocks"]
+        left, wrong = shape.patches, []
+        for block, r in enumerate(self.r):
+            if not 0 <= r <= left // 2:
+                wrong.append(f"ToMe r={r} at block {block}: the {left} patches left form 0 to {left // 2} pairs")
+            left -= min(max(r, 0), left // 2)
+        return wrong
+
+    def build(self, shape: Shape) -> ToMeReducer:
+        """The reducer for a backbone of this shape."""
+        schedule = (self.r,) * shape.depth if isinstance(self.r, int) else self.r
+        return ToMeReducer(schedule, self.proportional)
+
+
+class ToMeReducer(Reducer):
+    """See the module."""
+
+    def __init__(self, schedule: tuple[int, ...], proportional: bool):
+        super().__init__()
+        self.schedule, self.proportional = schedule, proportional
+
+    def forward(self, block: int, look: Look, tokens: Tokens) -> Merge | None:
+        wanted = self.schedule[block] if block < len(self.schedule) else 0
+        r = min(wanted, tokens.patches // 2)
+        return match(look.metric().detach(), r, first=tokens.prefix % 2) if r else None
+
+
+def match(metric: torch.Tensor, r: int, first: int) -> Merge:
+    """Bipartite soft matching: metric (B, M, d); A starts at patch `first` (0 or 1), B at the other one."""
+    metric = F.normalize(metric, dim=-1, eps=1e-6)  # a key of zeros must not become NaN
+    patches = torch.arange(metric.shape[1], device=metric.device)[None]
+    a, b = patches[:, first::2], patches[:, 1 - first :: 2]
+    with full_precision(metric):
+        best, partner = (metric[:, first::2] @ metric[:, 1 - first :: 2].transpose(1, 2)).max(-1)
+    order = torch.argsort(best, dim=-1, descending=True, stable=True)
+    merging, staying = order[:, :r], order[:, r:].sort().values
+    a, b = a.expand(len(best), -1), b.expand(len(best), -1)
+    return Merge(
+        n_in=metric.shape[1],
+        keep=torch.cat([a.gather(1, staying), b], dim=1),
+        src=a.gather(1, merging),
+        dst=staying.shape[1] + partner.gather(1, merging),
+    )
