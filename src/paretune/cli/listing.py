@@ -1,0 +1,94 @@
+"""`paretune list`"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from paretune.cli import options
+from paretune.cli.output import answer, table
+
+
+class Kind(str, Enum):
+    """What can be listed."""
+
+    models = "models"
+    recipes = "recipes"
+    adapters = "adapters"
+    reducers = "reducers"
+
+
+def list_known(
+    kind: Annotated[Kind | None, typer.Argument(help="One kind only.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """The backbones, recipes, adapters and reducers that paretune knows, with their settings."""
+    kinds = list(Kind) if kind is None else [kind]
+    found = {k.value: _FIND[k]() for k in kinds}
+    answer(found, as_json, lambda: [_SAY[k](found[k.value]) for k in kinds])
+
+
+def _models() -> list[str]:
+    import timm
+
+    from paretune.backbone import EMBEDDED
+
+    found = {name for module in ("vision_transformer", "deit", "eva") for name in timm.list_models(module=module)}
+    return [EMBEDDED, *sorted(found - {EMBEDDED})]
+
+
+def _recipes() -> dict[str, str]:
+    from paretune.recipe import RECIPES
+
+    return {name: recipe.describe() for name, recipe in RECIPES.items()}
+
+
+def _adapters() -> dict:
+    from paretune.adapters import ADAPTERS
+
+    return _methods(ADAPTERS)
+
+
+def _reducers() -> dict:
+    from paretune.reducers import REDUCERS
+
+    return _methods(REDUCERS)
+
+
+def _methods(kinds: tuple[type, ...]) -> dict:
+    """{"LoRA": {"about": ..., "settings": {"rank": {"default": 8, "help": ...}}}}"""
+    from paretune.config import field_help
+
+    found = {}
+    for kind in kinds:
+        texts = field_help(kind)
+        settings = {f.name: {"default": f.default, "help": texts.get(f.name, "")} for f in fields(kind)}
+        found[kind.__name__] = {"about": (kind.__doc__ or "").strip().splitlines()[0], "settings": settings}
+    return found
+
+
+def _say_models(names: list[str]) -> None:
+    typer.echo("models: timm names; a variant that paretune cannot run is refused by name when asked for")
+    typer.echo("  " + "\n  ".join(names))
+
+
+def _say_recipes(found: dict[str, str]) -> None:
+    table("recipes", ("name", "what it is"), found.items(), words=2)
+
+
+def _say_methods(found: dict) -> None:
+    for name, method in found.items():
+        rows = [(key, str(about["default"]), about["help"]) for key, about in method["settings"].items()]
+        table(f"{name}: {method['about']}", ("setting", "default", "meaning"), rows, words=3)
+
+
+_FIND = {Kind.models: _models, Kind.recipes: _recipes, Kind.adapters: _adapters, Kind.reducers: _reducers}
+_SAY = {
+    Kind.models: _say_models,
+    Kind.recipes: _say_recipes,
+    Kind.adapters: _say_methods,
+    Kind.reducers: _say_methods,
+}

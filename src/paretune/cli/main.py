@@ -1,0 +1,53 @@
+"""The commands, and how errors end them. Nothing here imports torch, so that --help is instant."""
+
+from __future__ import annotations
+
+import typer
+from typer.core import TyperGroup
+
+from paretune.cli.cost import cost
+from paretune.cli.demo import demo
+from paretune.cli.evaluate import evaluate
+from paretune.cli.listing import list_known
+from paretune.cli.predict import predict
+from paretune.cli.train import train
+from paretune.errors import UsageError
+
+
+class _Commands(TyperGroup):
+    """Ends with one sentence on stderr and exit code 2 where the user can help; real bugs keep their traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            sentence = str(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sentence = f"{error.filename}: {error.strerror}"
+        typer.echo(f"paretune: {sentence}", err=True)
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="paretune",
+    help="Pare tokens, tune few parameters: adapt pretrained Vision Transformers with adapters and token reducers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # typer's panels cut long option names off at 80 columns
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(predict)
+app.command()(cost)
+app.command("list")(list_known)
+app.command()(demo)
+
+
+def run() -> None:
+    """Entry point of the `paretune` command."""
+    app(prog_name="paretune")

@@ -1,0 +1,28 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    Path, typer.Option(help="Image folder: train/ and val/ with a folder per class, or folders per class.")
+]
+Model = Annotated[str, typer.Option(help="timm name, hf-hub:... id, or paretune_tiny (embedded, needs no download).")]
+Recipe = Annotated[str, typer.Option(help="A paper's settings; `paretune list recipes` shows them.")]
+Saved = Annotated[Path, typer.Argument(help="Folder that `paretune train` wrote.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: adapter.rank=4, reducer.keep=0.5, "
+                 "schedule.min_lr=0; adapter.1.rank=4 where there are several adapters. Repeatable."),
+]  # fmt: skip
+ImageSize = Annotated[int | None, typer.Option(min=1, help="Side of the square input; the backbone's own by default.")]
+Pretrained = Annotated[bool, typer.Option(help="Start from pretrained weights.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Local weights: .safetensors, .npz (Google ViT), .pth or .bin.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads in the main one.")]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out damaged images.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -1,0 +1,42 @@
+"""Answers on stdout: one JSON object, or text and tables for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+import typer
+
+
+def answer(value: dict, as_json: bool, text: Callable[[], None]) -> None:
+    """Print `value` as JSON, or call `text` to print it for people; under accelerate only the first process speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if as_json:
+        typer.echo(json.dumps(value, indent=2))
+    else:
+        text()
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
+    """A table; its first `words` columns hold words, the others numbers. Plain text where stdout is no terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for i, name in enumerate(header):
+        grid.add_column(name, justify="left" if i < words else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_escaped(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file has no width to fit into
+    console.print(grid)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,108 @@
+"""`paretune train`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paretune.cli import options
+from paretune.cli.output import answer
+
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_LOADERS = min(4, _CORES // 2)
+
+
+def train(
+    data: options.Data,
+    model: options.Model,
+    out: Annotated[Path, typer.Option(help="Folder for the result; must not hold a run yet.")],
+    recipe: options.Recipe = "sparse-tuning",
+    set_: options.Set = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch and process.")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Highest learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="AdamW's weight decay.")] = None,
+    warmup_epochs: Annotated[
+        float | None,
+        typer.Option(min=0, help="Epochs of rising learning rate; by default the recipe's share of --epochs."),
+    ] = None,
+    augment: Annotated[str | None, typer.Option(help="none, flip, or crop (random crop and flip).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of initial values, data order, dropout and the split.")] = 0,
+    val_share: Annotated[float, typer.Option(help="Share to validate on where the folder has no val/.")] = 0.2,
+    workers: options.Workers = _LOADERS,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="no, bf16 or fp16; what accelerate says by default.")
+    ] = None,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    device: options.Device = "auto",
+    image_size: options.ImageSize = None,
+    pretrained: options.Pretrained = True,
+    checkpoint: options.Checkpoint = None,
+    skip_unreadable: options.SkipUnreadable = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that OUT holds.")] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Train a model on a folder of images; keep the epoch that is best on the validation images.
+
+    OUT then holds the trained tensors (adapter_config.json, adapter_model.safetensors), record.json with everything
+    that makes the result reproducible, and TensorBoard logs. Interrupted? The same command with --resume goes on.
+    """
+    from accelerate import PartialState
+
+    from paretune.cli.build import build, chosen_recipe
+    from paretune.data.folder import read_folder
+    from paretune.data.transforms import evaluation, framing, training
+    from paretune.train.fit import fit
+
+    wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
+    chosen = chosen_recipe(recipe, set_, {**wanted, "warmup_epochs": warmup_epochs})
+    train_set, val_set = read_folder(data, val_share=val_share, seed=seed, skip_unreadable=skip_unreadable)
+    _tell_skipped([*train_set.skipped, *val_set.skipped])
+    adapted = build(model, chosen, list(train_set.classes), image_size, pretrained, checkpoint, seed)
+    adapted.preprocessing = framing(adapted.preprocessing, chosen.schedule.augment)
+    train_set = train_set.through(training(adapted.preprocessing, chosen.schedule.augment))
+    val_set = val_set.through(evaluation(adapted.preprocessing))
+    try:
+        result = fit(
+            adapted, train_set, val_set, chosen.schedule, out,
+            seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
+            resume=resume, overwrite=overwrite, notes=_notes(chosen, set_),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
+        raise typer.Exit(130) from None
+    answer(_summary(result), as_json, lambda: _say(result))
+    PartialState().destroy_process_group()  # the processes that accelerate started, if it did
+
+
+def _notes(recipe, set_: list[str] | None) -> dict:
+    return {"recipe": recipe.name, "set": set_ or []}
+
+
+def _tell_skipped(skipped: list[tuple[str, str]]) -> None:
+    if skipped:
+        typer.echo(f"{len(skipped)} unreadable images are left out:", err=True)
+    for path, reason in skipped:
+        typer.echo(f"  {path}: {reason}", err=True)
+
+
+def _summary(result) -> dict:
+    return {
+        "out": str(result.out),
+        "best_epoch": result.best_epoch,
+        "val_accuracy": result.accuracy,
+        "val_loss": result.loss,
+        "seconds": result.seconds,
+        "history": result.history,
+    }
+
+
+def _say(result) -> None:
+    typer.echo(
+        f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy {result.accuracy:.2%}, "
+        f"loss {result.loss:.4f}, after {result.seconds:.1f} s\nsaved in {result.out}"
+    )

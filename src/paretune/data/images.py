@@ -1,0 +1,90 @@
+"""One image file in, one upright 8-bit RGB picture out, or an error that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from paretune.errors import UsageError
+
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's gray modes with more than 8 bits
+
+
+class UnreadableImage(UsageError):
+    """An image file that cannot be decoded; `path` and `reason` say which one and why."""
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"cannot read image {path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The picture as people see it: EXIF rotation applied, transparency on white, any mode to 8-bit RGB.
+
+    16-bit gray is scaled (65535 becomes 255), not clipped; of an animation the first frame is taken. Pillow's guard
+    against decompression bombs stays on.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged, truncated, or of a kind without an agreed way to RGB.
+    """
+    return _guarded(path, lambda image: to_rgb(ImageOps.exif_transpose(image)))
+
+
+def probe(path: str | Path) -> None:
+    """Cheap check that `open_image` will succeed: PNG by its checksums, JPEG decoded at 1/8 size, the rest in full.
+
+    Raises:
+        UnreadableImage: as `open_image`.
+    """
+    _guarded(path, _probe)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB from any Pillow mode; raises ValueError where no conversion is agreed on."""
+    if image.mode in _DEEP:
+        image = _to_8_bit(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    top = 1.0 if image.mode == "F" else 65535.0
+    if values.min() < 0 or values.max() > top:
+        raise ValueError(
+            f"{image.mode} pixels from {values.min():g} to {values.max():g}, expected 0 to {top:g}; "
+            "convert the file to 8 or 16 bits first"
+        )
+    return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8))
+
+
+def _probe(image: Image.Image) -> None:
+    if image.format == "PNG":
+        image.verify()
+        return
+    image.draft("RGB", (image.width // 8, image.height // 8))  # only JPEG has this short cut; others ignore it
+    image.load()
+
+
+def _guarded(path, read):
+    """`read(image)` with the file open; whatever a decoder raises on a damaged file becomes UnreadableImage."""
+    try:
+        with Image.open(path) as image:
+            return read(image)
+    except FileNotFoundError:
+        raise UnreadableImage(path, "no such file") from None
+    except Exception as problem:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ... on damaged files
+        raise UnreadableImage(path, _reason(problem, path)) from problem
+
+
+def _reason(problem: Exception, path: str | Path) -> str:
+    if isinstance(problem, Image.UnidentifiedImageError):
+        return "not an image file, or a format that Pillow does not know"
+    return str(problem) or type(problem).__name__

@@ -1,0 +1,161 @@
+"""A run from start to finish: check, train or resume, keep the best epoch, write the record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
+
+from paretune.checkpoint import described, fingerprint, save, split
+from paretune.core.model import Adapted
+from paretune.errors import UsageError, refuse, unknown
+from paretune.recipe import Schedule
+from paretune.train.device import pick_device
+from paretune.train.log import Log
+from paretune.train.record import describe, environment
+from paretune.train.runfolder import LOGS, RunFolder
+from paretune.train.training import Training
+
+PRECISIONS = ("no", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. `record` is what record.json holds; `history` has one row per epoch."""
+
+    out: Path
+    best_epoch: int
+    accuracy: float
+    loss: float
+    seconds: float
+    history: list[dict]
+    record: dict
+
+
+def fit(
+    model: Adapted,
+    train_set,
+    val_set,
+    schedule: Schedule,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    mixed_precision: str | None = None,
+    accumulate: int = 1,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    notes: dict | None = None,
+    quiet: bool = False,
+) -> Result:
+    """Train the tensors of `model` that require a gradient; leave the best epoch in `model` and in the folder `out`.
+
+    The best epoch is the one of the highest accuracy on `val_set` (of equals: the lowest loss, then the earliest).
+    Data sets give (image (3, H, W), label) and have `classes`. Random order, transforms and dropout depend on (seed,
+    epoch) alone, so a run that was interrupted and is resumed ends, on a CPU, in the same bits. torch's, numpy's and
+    Python's global generators are seeded. Under `accelerate launch` every process takes `schedule.batch_size` images.
+
+    Args:
+        workers: processes that load images; 0 loads in this one. The result does not depend on it.
+        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` was told, else "no".
+        accumulate: batches per update of the weights.
+        resume: go on after the last finished epoch of an interrupted run with the same settings and data.
+        overwrite: remove the run that `out` holds.
+        notes: anything else that says what this run is (JSON values); kept in the record, compared when resuming.
+        quiet: no progress on stderr.
+
+    Raises:
+        UsageError: settings that cannot be; an `out` that is taken; nothing, or something else, to resume; a loss that
+            is no number any more.
+    """
+    _check(model, train_set, val_set, schedule, mixed_precision, accumulate)
+    accelerator = _accelerator(device, mixed_precision, accumulate)
+    settings = _settings(model, train_set, val_set, schedule, seed, accelerator, notes)
+    folder = RunFolder(out, settings)
+    folder.check(resume, overwrite)
+    accelerator.wait_for_everyone()  # every process has looked before the first one writes
+    if accelerator.is_main_process:
+        folder.begin(resume)
+    training = Training(model, train_set, val_set, schedule, accelerator, seed, workers)
+    state = folder.load() if resume else None
+    if state is not None:
+        training.restore(state)
+    log = Log(folder.out / LOGS, schedule.epochs, len(training.history) + 1, accelerator.is_main_process, quiet)
+    log.line(training.announce(train_set, val_set))
+    for epoch in range(len(training.history), schedule.epochs):
+        log.epoch(training.epoch(epoch, log))
+        if accelerator.is_main_process:
+            folder.save(training.state())
+        accelerator.wait_for_everyone()
+    log.close()
+    return _finish(training, folder)
+
+
+def _check(model, train_set, val_set, schedule: Schedule, mixed_precision: str | None, accumulate: int) -> None:
+    if mixed_precision is not None and mixed_precision not in PRECISIONS:
+        raise unknown("mixed precision", mixed_precision, list(PRECISIONS))
+    counts = {"epochs": schedule.epochs, "batch_size": schedule.batch_size, "accumulate": accumulate}
+    problems = [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]
+    if schedule.epochs >= 1 and not 0 <= schedule.warmup_epochs < schedule.epochs:
+        problems.append(f"warmup_epochs={schedule.warmup_epochs:g} must be from 0 to below epochs={schedule.epochs}")
+    if not any(p.requires_grad for p in model.parameters()):
+        problems.append("the model has no trained tensor: give it an adapter or classes")
+    if len(train_set) == 0 or len(val_set) == 0:
+        problems.append("both the training and the validation set need images")
+    if list(train_set.classes) != list(val_set.classes):
+        problems.append("the training and the validation set have different classes")
+    if model.classes is not None and len(model.classes) != len(train_set.classes):
+        problems.append(f"the model has {len(model.classes)} classes, the data have {len(train_set.classes)}")
+    refuse(problems, "cannot train")
+
+
+def _accelerator(device: str, mixed_precision: str | None, accumulate: int) -> Accelerator:
+    where = pick_device(device)
+    if mixed_precision == "fp16" and where.type == "cpu":
+        raise UsageError("mixed precision 'fp16' needs a GPU: use bf16 or no on a CPU")
+    # accelerate keeps the first run's device and precision for the whole process unless told to forget them
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # as a plugin, because a plain number yields to the environment that `accelerate launch` sets
+    plugin = GradientAccumulationPlugin(num_steps=accumulate)
+    return Accelerator(cpu=where.type == "cpu", mixed_precision=mixed_precision, gradient_accumulation_plugin=plugin)
+
+
+def _settings(model, train_set, val_set, schedule, seed, accelerator: Accelerator, notes: dict | None) -> dict:
+    return {
+        **(notes or {}),
+        "model": {
+            **{key: described(model)[key] for key in ("backbone", "adapters", "reducer")},
+            "frozen_fingerprint": fingerprint(split(model)[1]),
+        },
+        "schedule": asdict(schedule),
+        "seed": seed,
+        "data": {"train": describe(train_set), "val": describe(val_set), "classes": list(train_set.classes)},
+        "preprocessing": model.preprocessing,
+        "mixed_precision": accelerator.mixed_precision,
+        "accumulate": accelerator.gradient_accumulation_steps,
+        "processes": accelerator.num_processes,
+    }
+
+
+def _finish(training: Training, folder: RunFolder) -> Result:
+    """Save the best epoch and the record of how it came about."""
+    best = {f"best_{key}": training.best_row[key] for key in ("epoch", "val_accuracy", "val_loss")}
+    seconds = sum(row["seconds"] for row in training.history)
+    record = {
+        **best,
+        "seconds": seconds,
+        **folder.settings,
+        "environment": environment(training.accelerator.device),
+        "history": training.history,
+    }
+    model = training.best_model()
+    if training.accelerator.is_main_process:
+        save(model, folder.out, training={**folder.settings, **best})
+        folder.finish(record)
+    training.accelerator.wait_for_everyone()
+    return Result(folder.out, *best.values(), seconds, training.history, record)

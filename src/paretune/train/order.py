@@ -1,0 +1,46 @@
+"""Random data order and random transforms that depend on (seed, epoch, image) and on nothing else.
+
+Not on the number of worker processes, not on what ran before: so an interrupted run can be taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+
+class SeededEpochs(Sampler[int]):
+    """A data set's images in a fresh order in each epoch; also the data set itself, with seeded random transforms.
+
+    Set `epoch` before each pass.
+    """
+
+    def __init__(self, dataset, seed: int):
+        self.dataset, self.seed, self.epoch = dataset, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(len(self)).tolist())
+
+    def __getitem__(self, index: int):
+        """Image `index`, drawn with its own seed; the generators are left as they were found."""
+        value = mixed(self.seed, self.epoch, index)
+        before, torch_before = random.getstate(), torch.get_rng_state()
+        random.seed(value)
+        torch.default_generator.manual_seed(value)  # unlike torch.manual_seed it leaves the GPU's dropout alone
+        try:
+            return self.dataset[index]
+        finally:
+            random.setstate(before)
+            torch.set_rng_state(torch_before)
+
+
+def mixed(*numbers: int) -> int:
+    """One well-mixed 32-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

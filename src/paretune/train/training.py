@@ -1,0 +1,159 @@
+"""The loop: AdamW on the trained tensors, warm-up and cosine, one epoch after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from time import perf_counter
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from paretune.core.model import Adapted
+from paretune.errors import UsageError
+from paretune.recipe import Schedule
+from paretune.train.evaluate import Metrics, score
+from paretune.train.log import Log
+from paretune.train.memory import readable, training_bytes
+from paretune.train.order import SeededEpochs, mixed
+from paretune.train.runfolder import EpochState
+
+
+class Training:
+    """The moving parts of one run: what changes from epoch to epoch is in `state`, and only there.
+
+    `plain` is the model as it was given, `model` the same one as accelerate wraps it; `named` its trained tensors.
+    """
+
+    def __init__(self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers):
+        self.schedule, self.accelerator, self.seed = schedule, accelerator, seed
+        self.classes, self.sample = val_set.classes, train_set[0][0]
+        self.plain = model.to(accelerator.device)
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.order = SeededEpochs(train_set, seed)
+        optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+        options = {"batch_size": schedule.batch_size, "num_workers": workers, "generator": torch.Generator()}
+        train_loader, val_loader = DataLoader(self.order, sampler=self.order, **options), DataLoader(val_set, **options)
+        self.model, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
+            model, optimizer, train_loader, val_loader
+        )
+        self.updates_per_epoch = math.ceil(len(self.train_loader) / accelerator.gradient_accumulation_steps)
+        self.scheduler = scheduler_for(optimizer, schedule, self.updates_per_epoch)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=schedule.label_smoothing)
+        self.history: list[dict] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_row: dict = {}
+
+    def announce(self, train_set, val_set) -> str:
+        """What is about to be trained, and the memory that it will need."""
+        trained, total = (sum(p.numel() for p in group) for group in (self.named.values(), self.plain.parameters()))
+        need = training_bytes(self.plain, self.sample.to(self.accelerator.device), self.schedule.batch_size)
+        return (
+            f"{len(train_set):,} images to train on, {len(val_set):,} to validate, {len(self.classes)} classes\n"
+            f"{trained:,} trained of {total:,} parameters ({trained / total:.2%}); memory: about {readable(need)} "
+            f"per process for batches of {self.schedule.batch_size}, on {self.accelerator.device}"
+        )
+
+    def epoch(self, epoch: int, log: Log) -> dict:
+        """Train for one epoch, validate, remember the best; returns the new row of the history."""
+        start = perf_counter()
+        set_seed(mixed(self.seed, epoch, self.accelerator.process_index))
+        self.order.epoch = epoch
+        lr = self.optimizer.param_groups[0]["lr"]
+        train_loss = self._train(log.track(self.train_loader, epoch), epoch)
+        if not math.isfinite(train_loss):
+            raise UsageError(f"the training loss became {train_loss} in epoch {epoch + 1}: use a smaller learning rate")
+        metrics = score(self.model, self.val_loader, self.classes, self.accelerator.gather_for_metrics)
+        row = _row(epoch, lr, train_loss, metrics, perf_counter() - start)
+        self.history.append(row)
+        if not self.best_row or _rank(row) > _rank(self.best_row):
+            self.best_row, self.best = row, {name: p.detach().clone() for name, p in self.named.items()}
+        return row
+
+    def _train(self, batches: Iterator, epoch: int) -> float:
+        """One pass over the training set; returns the mean loss over all processes."""
+        self.model.train()
+        seen = torch.zeros(2, device=self.accelerator.device)
+        update = epoch * self.updates_per_epoch
+        for images, labels in batches:
+            with self.accelerator.accumulate(self.model):
+                loss = self.loss(self.model(images), labels)
+                self.accelerator.backward(loss)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            if self.accelerator.sync_gradients:
+                update += 1
+                self.scheduler.step_update(update)
+            seen += torch.stack([loss.detach() * len(labels), torch.full_like(loss, len(labels)).detach()])
+        total, images = self.accelerator.reduce(seen, "sum").tolist()
+        return total / images
+
+    def state(self) -> EpochState:
+        """Everything that the next epoch builds upon."""
+        tensors = {f"trained.{name}": p.detach() for name, p in self.named.items()}
+        tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        tensors |= {f"buffer.{name}": t for name, t in self.plain.named_buffers()}
+        for i, entry in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
+        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        facts = {"history": self.history, "best_row": self.best_row, "scaler": scaler}
+        return EpochState({name: t.contiguous().clone() for name, t in tensors.items()}, facts)
+
+    def restore(self, state: EpochState) -> None:
+        """Go back to the end of the epoch that `state` was taken at."""
+        self.history, self.best_row = state.facts["history"], state.facts["best_row"]
+        self.best = {k: v.to(self.accelerator.device) for k, v in _group(state, "best").items()}
+        with torch.no_grad():
+            for target, group in ((self.named, "trained"), (dict(self.plain.named_buffers()), "buffer")):
+                for name, tensor in _group(state, group).items():
+                    target[name].copy_(tensor)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _group(state, "optimizer").items():
+            index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state.facts["scaler"])
+        self.scheduler.step_update(len(self.history) * self.updates_per_epoch)
+
+    def best_model(self) -> Adapted:
+        """The model as the caller gave it, in evaluation mode, with the tensors of the best epoch."""
+        with torch.no_grad():
+            for name, tensor in self.best.items():
+                self.named[name].copy_(tensor)
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
+
+
+def scheduler_for(optimizer: torch.optim.Optimizer, schedule: Schedule, updates_per_epoch: int) -> CosineLRScheduler:
+    """Per update: linear from warmup_lr to lr, then along the cosine, that began at update 0, down to min_lr."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=schedule.epochs * updates_per_epoch,
+        lr_min=schedule.min_lr,
+        warmup_t=round(schedule.warmup_epochs * updates_per_epoch),
+        warmup_lr_init=schedule.warmup_lr,
+        t_in_epochs=False,
+    )
+
+
+def _row(epoch: int, lr: float, train_loss: float, metrics: Metrics, seconds: float) -> dict:
+    return {
+        "epoch": epoch + 1,
+        "lr": lr,
+        "train_loss": train_loss,
+        "val_loss": metrics.loss,
+        "val_accuracy": metrics.accuracy,
+        "seconds": seconds,
+    }
+
+
+def _rank(row: dict) -> tuple[float, float]:
+    return row["val_accuracy"], -row["val_loss"]
+
+
+def _group(state: EpochState, prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix + "."): v for k, v in state.tensors.items() if k.startswith(prefix + ".")}

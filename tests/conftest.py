@@ -1,0 +1,37 @@
+"""Fixtures that several test files share."""
+
+import pytest
+import torch
+from anatomies import ANATOMIES
+
+from paretune.core.attention import Look
+from paretune.core.tokens import Tokens
+
+READERS = {0: 0, 1: 1, 2: 2, 5: 1}  # of so many prefix tokens: nothing, CLS, CLS and distillation, CLS before registers
+
+
+@pytest.fixture(params=ANATOMIES)
+def backbone(request):
+    """Every family of backbones in turn: (module, images of the right size)."""
+    build, size = ANATOMIES[request.param]
+    return build(0), torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def made_up():
+    """A function that makes up a block's (look, tokens): random ones, identical patches, or keys that are all zero."""
+
+    def make(grid=(6, 6), prefix=1, keys="random", batch=2, heads=2, d=8, seed=0, dtype=torch.float32):
+        g = torch.Generator().manual_seed(seed)
+        n = prefix + grid[0] * grid[1]
+        q, k = torch.randn(2, batch, heads, n, d, generator=g, dtype=dtype)
+        x = torch.randn(batch, n, heads * d, generator=g, dtype=dtype)
+        if keys == "identical":
+            k, q, x = k[:, :, :1].expand_as(k), q[:, :, :1].expand_as(q), x[:, :1].expand_as(x)
+        elif keys == "zero":
+            k = torch.zeros_like(k)
+        readers = READERS[prefix]
+        look = Look(q=q, k=k, plain=k, size=None, prefix=prefix, readers=readers)
+        return look, Tokens(x=x, prefix=prefix, readers=readers, grid=grid)
+
+    return make

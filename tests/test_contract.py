@@ -1,0 +1,233 @@
+"""What every adapter, every reducer and every backbone owe to each other: one suite that finds them all by itself.
+
+A new method needs a line in `SETTINGS`; everything else follows from the registers.
+"""
+
+import copy
+import functools
+import pickle
+import tempfile
+from collections.abc import Callable
+
+import pytest
+import torch
+from anatomies import ANATOMIES
+from torch import Tensor, nn
+
+import paretune as pt
+from paretune.adapters import ADAPTERS
+from paretune.core.leaf import Leafed
+from paretune.core.model import Adapted
+from paretune.reducers import REDUCERS
+
+CLASSES = 5
+# Settings that fit the tiny backbones: 25 to 48 patches, blocks cut to two where the model is compiled.
+SETTINGS = {
+    pt.LoRA: pt.LoRA(rank=2, scale=0.5, at="q v proj fc2"),
+    pt.AdaptFormer: pt.AdaptFormer(width=4, scale=0.5, bias=True),
+    pt.DenseAdapter: pt.DenseAdapter(width=4, scale=0.5),
+    pt.Full: pt.Full(),
+    pt.EViT: pt.EViT(keep=0.6, blocks=(0, 1)),
+    pt.FPET: pt.FPET(block=1, refine_width=4),
+    pt.ToMe: pt.ToMe(r=(3, 4)),
+}
+
+
+# Every adapter alone, none, and several at once x every reducer and none.
+ROWS = {"no adapter": (), **{kind.__name__: (SETTINGS[kind],) for kind in ADAPTERS if kind in SETTINGS}}
+ROWS["several"] = (
+    SETTINGS[pt.LoRA], pt.LoRA(rank=1, at="q k v fc2"), SETTINGS[pt.AdaptFormer],
+    SETTINGS[pt.DenseAdapter], pt.DenseAdapter(width=3, carry="output"),
+)  # fmt: skip
+COLUMNS = {"no reducer": None, **{kind.__name__: SETTINGS[kind] for kind in REDUCERS if kind in SETTINGS}}
+MATRIX = {f"{row} x {column}": (ROWS[row], COLUMNS[column]) for row in ROWS for column in COLUMNS}
+
+
+def share(anatomy: str, rest: bool) -> list[str]:
+    """The part of the matrix that is tried on a backbone in every run: every row and every column once, another diagonal
+    for every backbone, so that all of the matrix is seen. The rest is slow."""
+    shift = list(ANATOMIES).index(anatomy)
+    diagonal = [(i + j - shift) % len(COLUMNS) == 0 for i in range(len(ROWS)) for j in range(len(COLUMNS))]
+    return [label for label, on_it in zip(MATRIX, diagonal, strict=True) if on_it != rest]
+
+
+@functools.cache
+def backbone(anatomy: str) -> nn.Module:
+    """A tiny backbone; take a copy."""
+    return ANATOMIES[anatomy].build(0)
+
+
+def make(anatomy: str, adapters: tuple, reducer: object, classes: int | None = CLASSES) -> Adapted:
+    """An adapted model before training; equal seeds give equal reducers, whatever the adapters."""
+    torch.manual_seed(0)
+    return pt.adapt(copy.deepcopy(backbone(anatomy)), adapters, reducer, classes)
+
+
+@torch.no_grad()
+def stirred(model: Adapted) -> Adapted:
+    """The model in evaluation mode with every trained tensor moved, as if training had begun."""
+    torch.manual_seed(1)
+    for tensor in model.parameters():
+        if tensor.requires_grad:
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    return model.eval()
+
+
+def trained(model: nn.Module) -> set[str]:
+    """The names of the tensors that train."""
+    return {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+
+
+def images(anatomy: str, count: int = 3) -> Tensor:
+    """Random images for a backbone."""
+    return torch.randn(count, 3, *ANATOMIES[anatomy].image_size, generator=torch.Generator().manual_seed(2))
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-5) -> None:
+    """Assert that logits are equal up to rounding."""
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def contract(check: Callable[[str, tuple, object], None]) -> Callable:
+    """A test for every backbone that runs `check(anatomy, adapters, reducer)` and names what fails."""
+
+    @pytest.mark.parametrize(
+        ("anatomy", "rest"),
+        [pytest.param(name, False, id=name) for name in ANATOMIES]
+        + [pytest.param(name, True, id=f"{name}-rest", marks=pytest.mark.slow) for name in ANATOMIES],
+    )
+    def test(anatomy: str, rest: bool) -> None:
+        for label in share(anatomy, rest):
+            try:
+                check(anatomy, *MATRIX[label])
+            except Exception as error:
+                raise AssertionError(f"{label} on {anatomy}: {error}") from error
+
+    test.__name__, test.__doc__ = check.__name__, check.__doc__
+    return test
+
+
+def test_every_registered_method_is_under_contract():
+    assert set(SETTINGS) == {*ADAPTERS, *REDUCERS}
+    assert len(MATRIX) == (len(ADAPTERS) + 2) * (len(REDUCERS) + 1)
+    assert {label for anatomy in ANATOMIES for label in share(anatomy, rest=False)} == set(MATRIX)
+    assert {*share("clip", rest=False), *share("clip", rest=True)} == set(MATRIX)
+
+
+@contract
+def test_it_runs_in_training_and_in_evaluation(anatomy, adapters, reducer):
+    model = stirred(make(anatomy, adapters, reducer))
+    for mode in (True, False):
+        run = model.train(mode).run(images(anatomy))
+        assert run.logits.shape == (3, CLASSES)
+        assert run.logits.isfinite().all()
+        assert run.tokens.groups().shape == (3, run.tokens.grid[0] * run.tokens.grid[1])
+        assert (reducer is not None) == (run.tokens.patches < run.tokens.groups().shape[1]) == bool(run.tokens.trail)
+
+
+@contract
+def test_before_training_adapters_change_nothing(anatomy, adapters, reducer):
+    without, model = (make(anatomy, these, reducer, classes=None).eval() for these in ((), adapters))
+    with torch.no_grad():
+        close(model(images(anatomy)), without(images(anatomy)))
+
+
+@contract
+def test_every_trained_tensor_gets_a_gradient_and_no_frozen_one_does(anatomy, adapters, reducer):
+    model = stirred(make(anatomy, adapters, reducer)).train()
+    logits = model(images(anatomy))
+    (logits * torch.linspace(0.5, 2.0, logits.numel()).view_as(logits)).sum().backward()
+    assert [name for name in trained(model) if not model.get_parameter(name).grad.any()] == [], "dead"
+    assert [name for name in trained(model) if not model.get_parameter(name).grad.isfinite().all()] == []
+    assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == trained(model)
+
+
+@contract
+def test_an_image_alone_gives_what_it_gives_in_a_batch(anatomy, adapters, reducer):
+    model = stirred(make(anatomy, adapters, reducer))
+    with torch.no_grad():
+        together = model(images(anatomy))
+        close(torch.cat([model(image[None]) for image in images(anatomy)]), together)
+    assert (together[0] - together[1]).abs().max() > 1e-3, "images must matter"
+
+
+@contract
+def test_what_is_loaded_is_what_was_saved_bit_for_bit(anatomy, adapters, reducer):
+    model = stirred(make(anatomy, adapters, reducer))
+    with tempfile.TemporaryDirectory() as folder:
+        pt.save(model, folder)
+        loaded = pt.load(folder)
+    assert not loaded.training
+    assert (loaded.spec.adapters, loaded.spec.reducer) == (adapters, reducer)
+    assert trained(loaded) == trained(model)
+    with torch.no_grad():
+        assert torch.equal(loaded(images(anatomy)), model(images(anatomy)))
+
+
+@contract
+def test_merging_changes_nothing_and_leaves_no_leaf(anatomy, adapters, reducer):
+    model = stirred(make(anatomy, adapters, reducer))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merged = pt.merge(model)
+    assert not [module for module in merged.modules() if isinstance(module, Leafed)]
+    assert trained(merged) == set()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    with torch.no_grad():
+        close(merged(images(anatomy)), model(images(anatomy)))
+
+
+@contract
+def test_a_pickle_and_a_deep_copy_give_the_same_and_share_nothing(anatomy, adapters, reducer):
+    model = stirred(make(anatomy, adapters, reducer))
+    with torch.no_grad():
+        logits = model(images(anatomy))
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(twin(images(anatomy)), logits)
+            assert trained(twin) == trained(model)
+            for tensor in twin.parameters():
+                tensor.zero_()
+        assert torch.equal(model(images(anatomy)), logits)
+
+
+def compiled(model: Adapted, images: Tensor, backend: str) -> None:
+    """Assert that one graph without a break computes the same outputs and gradients as the model itself."""
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    results = []
+    for run in (model, torch.compile(model, fullgraph=True, backend=backend)):
+        model.zero_grad()
+        logits = run(images)
+        logits.square().sum().backward()
+        results.append([logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
+    for eager, graph in zip(*results, strict=True):
+        torch.testing.assert_close(graph, eager, rtol=1e-3, atol=1e-4 * eager.abs().max().item())
+    model.eval()
+    with torch.no_grad():
+        close(torch.compile(model, fullgraph=True, backend=backend)(images), model(images), 1e-4)
+    torch._dynamo.reset()
+
+
+def short(anatomy: str, adapters: tuple, reducer: object) -> Adapted:
+    """A model of two blocks: compiling takes seconds per block."""
+    torch.manual_seed(0)
+    model = copy.deepcopy(backbone(anatomy))
+    model.blocks = model.blocks[:2]
+    return stirred(pt.adapt(model, adapters, reducer, CLASSES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", MATRIX)
+def test_every_method_compiles_into_one_graph(label):
+    compiled(short("vit", *MATRIX[label]), images("vit", 2), "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anatomy", [name for name in ANATOMIES if name != "vit"])
+def test_every_backbone_compiles_into_one_graph(anatomy):
+    compiled(short(anatomy, (SETTINGS[pt.LoRA],), SETTINGS[pt.FPET]), images(anatomy, 2), "aot_eager")
+
+
+@pytest.mark.slow
+def test_inductor_compiles_the_model_into_one_graph():
+    compiled(short("vit", (SETTINGS[pt.DenseAdapter],), SETTINGS[pt.EViT]), images("vit", 2), "inductor")
