@@ -11,7 +11,7 @@ import argparse
 from tempfile import TemporaryDirectory
 
 from paretune.demo import BATCH, EPOCHS, METHODS, build, data, through
-from paretune.recipe import Schedule
+from paretune.plan import Schedule
 from paretune.train.fit import fit
 
 RATES = (3e-3, 1e-2, 3e-2)

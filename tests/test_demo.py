@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from paretune.cli.demo import write
+from paretune.data import open_image
 from paretune.demo import COLUMNS, METHODS, data, demo
-from paretune.recipe import RECIPES
+from paretune.plan import RECIPES
 from paretune.show.merged import merged, sheet
 
 
@@ -64,4 +65,4 @@ def test_a_short_demo_writes_table_result_and_picture(tmp_path):
     assert all(0.1 < row["accuracy"] <= 1 for row in result["rows"])
     table = (tmp_path / "table.md").read_text()
     assert all(name in table for name in COLUMNS)
-    assert Image.open(tmp_path / "merged.png").width > 200
+    assert open_image(tmp_path / "merged.png").width > 200

@@ -1,4 +1,4 @@
-"""Against tensors computed with the official implementations of ToMe, EViT and FPET."""
+"""Against tensors computed with the official implementations of ToMe, EViT and FPET; ToMe also by trying all pairs."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from safetensors import safe_open
 from timm.models import VisionTransformer
 
 import paretune as pt
-from paretune.core.method import Branch
+from paretune.core.method import Branch, Shape
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -86,6 +86,22 @@ def test_tome_traces_every_input_token_to_the_official_output_token(tome):
     cls = torch.zeros(len(golden["images"]), 1, dtype=torch.long)
     slots = torch.cat([cls, run.tokens.groups()], dim=1)  # CLS stays in front: input token 0 -> output token 0
     assert torch.equal(torch.nn.functional.one_hot(slots, run.tokens.x.shape[1]).mT.float(), golden["source"])
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2, 5])
+def test_tome_merges_the_most_similar_pairs_of_even_and_odd_positions_also_with_other_prefixes(made_up, prefix):
+    look, tokens = made_up((3, 5), prefix=prefix)
+    look.k[:, :, prefix + 2 : prefix + 4] = 0.0  # keys without a direction are similar to nothing
+    shape = Shape(depth=1, width=16, head_width=8, grid=(3, 5), prefix=prefix)
+    groups = pt.ToMe(r=3).build(shape)(0, look, tokens).groups()
+    even = [p for p in range(15) if (p + prefix) % 2 == 0]  # the official code counts the whole sequence
+    odd = [p for p in range(15) if (p + prefix) % 2]
+    for b in range(2):
+        cosine = torch.cosine_similarity(look.metric()[b, even, None], look.metric()[b, None, odd], dim=-1)
+        ranked = sorted(even, key=lambda p: -cosine[even.index(p)].max())
+        slots = sorted(ranked[3:]) + odd
+        partner = {p: odd[cosine[even.index(p)].argmax()] for p in ranked[:3]}
+        assert groups[b].tolist() == [slots.index(partner.get(p, p)) for p in range(15)]
 
 
 # --------------------------------------------------------------------------------------------------------------- EViT

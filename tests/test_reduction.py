@@ -57,9 +57,6 @@ def random(*shape, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
 
 
-# --------------------------------------------------------------------------------------------- verbs and their matrix
-
-
 def test_the_matrix_is_what_keep_src_and_dst_say(reduction):
     assert torch.equal(reduction.matrix(), explicit(reduction))
 
@@ -68,6 +65,8 @@ def test_sum_is_the_matrix(reduction):
     for t in (random(B, N), random(B, N, 3)):
         flat = t.reshape(B, N, -1)
         torch.testing.assert_close(reduction.sum(t), (explicit(reduction) @ flat).reshape(B, 4, *t.shape[2:]))
+    coarse = torch.full((B, N), 201.0, dtype=torch.bfloat16)  # which counts exactly to 256
+    torch.testing.assert_close(reduction.sum(coarse), 201 * explicit(reduction).sum(-1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -93,8 +92,7 @@ def test_spread_is_the_transposed_matrix_and_fills_what_was_dropped(reduction):
 
 
 def test_pick_takes_the_rows_of_the_representatives(reduction):
-    one_for_all = random(1, N, 2, 3, 4)
-    for table in (one_for_all, random(B, N, 2, 3, 4)):
+    for table in (random(1, N, 2, 3, 4), random(B, N, 2, 3, 4)):
         found = reduction.pick(table)
         for b, slots in enumerate(reduction.keep):
             for slot, token in enumerate(slots):
@@ -107,22 +105,18 @@ def test_groups_name_the_slot_of_every_token_and_minus_one_for_dropped_ones(redu
 
 
 def test_soft_shares_blend_as_their_matrix():
-    soft = random(B, 3, 4).softmax(-1)
-    blend = Blend(n_in=N, keep=KEEP, src=SRC, share=soft)
-    t, size = random(B, N, 3), WEIGHT
-    matrix = explicit(blend)
+    blend = Blend(n_in=N, keep=KEEP, src=SRC, share=random(B, 3, 4).softmax(-1))
+    t, matrix = random(B, N, 3), explicit(blend)
     assert torch.equal(blend.matrix(), matrix)
     torch.testing.assert_close(blend.sum(t), matrix @ t)
-    torch.testing.assert_close(blend.mean(t, size), matrix @ (t * size[..., None]) / (matrix @ size[..., None]))
+    expected = matrix @ (t * WEIGHT[..., None]) / (matrix @ WEIGHT[..., None])
+    torch.testing.assert_close(blend.mean(t, WEIGHT), expected)
 
 
 def test_a_large_channel_does_not_overflow_half_precision(reduction):
     t = torch.full((B, N, 2), 1e4, dtype=torch.float16)
     found = replace(reduction, normalise=True).mean(t, torch.full((B, N), 9.0))
     assert (found == 1e4).all()
-
-
-# --------------------------------------------------------------------------------------- what real reducers leave alike
 
 
 def reducers(grid, d=8):
@@ -159,6 +153,15 @@ def test_merging_conserves_total_size(made_up, grid, keys, precision):
             assert after.x.shape[1] == after.size.shape[1] < tokens.x.shape[1], name
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
+def test_a_plan_made_under_autocast_is_that_of_full_precision(made_up, precision):
+    look, tokens = made_up((14, 14))
+    for name, reducer in reducers((14, 14)):
+        plan = reducer.eval()(0, look, tokens)
+        with torch.autocast("cpu", precision):
+            assert torch.equal(reducer(0, look, tokens).groups(), plan.groups()), name
+
+
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5])
 def test_prefix_tokens_are_untouched_bit_for_bit(made_up, prefix):
     look, tokens = made_up(prefix=prefix)
@@ -187,9 +190,6 @@ def test_carried_states_and_rope_leave_with_their_tokens(made_up, grid):
         kept = reduction.keep[..., None, None, None].expand(-1, -1, 2, 3, 4)
         assert torch.equal(after.rope, kept), name
         assert after.trail == ((0, reduction),), name
-
-
-# --------------------------------------------------------------------------------------------------------------- trail
 
 
 def chain(tokens):

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from paretune.checkpoint import load, save
     from paretune.core.model import Adapted, Run
     from paretune.errors import UsageError
+    from paretune.folding import merge
     from paretune.measure.cost import cost
-    from paretune.merge import merge
-    from paretune.recipe import Recipe, Schedule, adapt, recipe, recipes
+    from paretune.plan import Recipe, Schedule, adapt, recipe, recipes
     from paretune.reducers import FPET, EViT, ToMe
 
 _HOME = {
-    "adapt": "recipe", "recipe": "recipe", "recipes": "recipe", "Recipe": "recipe", "Schedule": "recipe",
+    "adapt": "plan", "recipe": "plan", "recipes": "plan", "Recipe": "plan", "Schedule": "plan",
     "LoRA": "adapters", "AdaptFormer": "adapters", "DenseAdapter": "adapters", "Full": "adapters",
     "EViT": "reducers", "FPET": "reducers", "ToMe": "reducers",
-    "save": "checkpoint", "load": "checkpoint", "merge": "merge", "cost": "measure.cost",
+    "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost",
     "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",
 }  # fmt: skip
 __all__ = [*_HOME]

@@ -37,23 +37,24 @@ class Backbone:
     peft: dict | None = None
 
 
-@register_model
-def paretune_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer:
-    """The embedded backbone: 12 blocks of width 96, patch 4 at 32x32, pretrained on drawn shapes and glyphs."""
-    args = dict(img_size=32, patch_size=4, embed_dim=96, depth=12, num_heads=3)
-    return build_model_with_cfg(
-        VisionTransformer, EMBEDDED, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(args | kwargs)
-    )
-
-
+# timm looks for this name when a model is registered, so it comes first.
 default_cfgs = generate_default_cfgs({
     EMBEDDED: {
         "file": str(files("paretune") / "assets" / "paretune_tiny.safetensors"),
-        "num_classes": 480, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bicubic",
+        "num_classes": 500, "input_size": (3, 32, 32), "crop_pct": 1.0, "interpolation": "bicubic",
         "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "first_conv": "patch_embed.proj", "classifier": "head",
         "fixed_input_size": True, "license": "apache-2.0",
     },
 })  # fmt: skip
+
+
+@register_model
+def paretune_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer:
+    """The embedded backbone: 12 blocks of width 96, patch 4 at 32x32, pretrained on drawn shapes and glyphs."""
+    args = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3}
+    return build_model_with_cfg(
+        VisionTransformer, EMBEDDED, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(args | kwargs)
+    )
 
 
 def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: dict) -> nn.Module:
@@ -70,22 +71,24 @@ def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: 
             raise UsageError(f"checkpoint '{checkpoint}' is not a file that ends in {', '.join(SUFFIXES)}")
         overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
     try:
-        return timm.create_model(name, pretrained=pretrained or bool(overlay), pretrained_cfg_overlay=overlay, **options)
+        return timm.create_model(
+            name, pretrained=pretrained or bool(overlay), pretrained_cfg_overlay=overlay, **options
+        )
     except (pickle.UnpicklingError, SafetensorError, KeyError, ValueError, EOFError) as error:
         if checkpoint is None:
             raise
-        raise UsageError(f"checkpoint '{checkpoint}' cannot be read as weights of {name}: {first_line(error)}") from error
+        raise UsageError(f"checkpoint '{checkpoint}' cannot be read as weights of {name}: {reason(error)}") from error
     except (RuntimeError, OSError) as error:
         if checkpoint is not None:
-            raise UsageError(f"checkpoint '{checkpoint}' does not fit {name}: {first_line(error)}") from error
-        if not pretrained:
+            raise UsageError(f"checkpoint '{checkpoint}' does not fit {name}: {reason(error)}") from error
+        if not pretrained and not name.startswith("hf-hub:"):
             raise
         raise UsageError(
-            f"the pretrained weights of {name} cannot be had ({first_line(error)}): give a local file as checkpoint, take "
-            f"the embedded {EMBEDDED}, or go without pretraining for a test"
+            f"what {name} needs cannot be had ({reason(error)}): give a local file as checkpoint, "
+            f"take the embedded {EMBEDDED}, or go without pretraining for a test"
         ) from error
     except TypeError as error:
-        raise UsageError(f"{name} does not take {', '.join(options)}: {first_line(error)}") from error
+        raise UsageError(f"{name} does not take {', '.join(options)}: {reason(error)}") from error
 
 
 def check_request(name: str, options: dict) -> None:
@@ -111,6 +114,6 @@ def describe(model: nn.Module) -> Backbone:
     )
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def reason(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,8 +1,9 @@
 """Save and load what is trained: `adapter_model.safetensors` and `adapter_config.json`, as HF PEFT names them.
 
 The first file holds exactly the tensors with `requires_grad`; the second what they belong to. A backbone that has no
-name to fetch it by (random weights, a local file, a ready-made module) is laid beside them as `backbone.safetensors`, so the
-folder alone suffices. Nothing is ever unpickled, and no path or option read from a folder is followed to another file.
+name to fetch it by (random weights, a local file, a ready-made module) is laid beside them as `backbone.safetensors`,
+so the folder alone suffices. Nothing is ever unpickled, and no path or option read from a folder is followed to
+another file.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from torch import Tensor, nn
 
 from paretune import __version__
 from paretune.adapters import ADAPTERS
-from paretune.backbone import Backbone, create, first_line
+from paretune.backbone import Backbone, create, reason
 from paretune.config import from_json, to_json
 from paretune.core import anatomy, guests
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
-from paretune.recipe import assemble
+from paretune.plan import assemble
 from paretune.reducers import REDUCERS
 
 CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
@@ -42,7 +43,9 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
     config last. Raises UsageError for a merged model, which has nothing apart from its backbone any more.
     """
     if model.spec is None:
-        raise UsageError("this model is merged, its adapters are part of the backbone now; save the model before merging")
+        raise UsageError(
+            "this model is merged, its adapters are part of the backbone now; save the model before merging"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     trained, frozen = split(model)
@@ -114,7 +117,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         classes, expected = config["classes"], config["fingerprint"]
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{folder / CONFIG} lacks or misstates {first_line(error)}; save the model again") from error
+        raise UsageError(f"{folder / CONFIG} lacks or misstates {reason(error)}; save the model again") from error
 
     module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
     anatomy.check(module)
@@ -128,15 +131,17 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         fill(model, read_tensors(folder / BACKBONE), frozen, folder / BACKBONE)
     if (found := fingerprint(split(model)[1])) != expected:
         raise UsageError(
-            f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, this "
-            f"one has {found[:12]}; load it with the backbone of the training"
+            f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, "
+            f"this one has {found[:12]}; load it with the backbone of the training"
         )
     return model.eval()
 
 
 def _backbone(folder: Path, origin: Backbone) -> nn.Module:
     if origin.name is None:
-        raise UsageError(f"{folder} was trained on a module that timm has no name for; pass it: load(folder, backbone=...)")
+        raise UsageError(
+            f"{folder} was trained on a module that timm has no name for; pass it: load(folder, backbone=...)"
+        )
     return create(origin.name, origin.source == "pretrained", None, origin.options)
 
 
@@ -148,7 +153,7 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} is not valid JSON ({first_line(error)}); save the model again") from error
+        raise UsageError(f"{path} is not valid JSON ({reason(error)}); save the model again") from error
     if not isinstance(config, dict) or config.get("library") != "paretune":
         raise UsageError(f"{path} was not written by paretune; an adapter of HF PEFT loads with peft")
     if config.get("format") != FORMAT:
@@ -164,7 +169,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise UsageError(
-            f"{path} is truncated or not a safetensors file ({first_line(error)}); pickles are never loaded; save the model again"
+            f"{path} is truncated or not a safetensors file ({reason(error)}); pickles are never loaded; "
+            "save the model again"
         ) from error
 
 

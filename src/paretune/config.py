@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+from itertools import pairwise
 from typing import Any
 
 from paretune.errors import unknown
@@ -34,7 +35,7 @@ def field_help(kind: type) -> dict[str, str]:
     """The docstring below every field of a config class."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
     texts = {}
-    for field, text in zip(body, body[1:], strict=False):
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             texts[field.target.id] = " ".join(text.value.value.split())
     return texts

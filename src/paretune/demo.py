@@ -16,8 +16,9 @@ from paretune.core.model import Adapted
 from paretune.data.arrays import ImageArrays
 from paretune.data.digits import digits, pixel_baseline
 from paretune.data.transforms import evaluation
+from paretune.errors import UsageError
 from paretune.measure.cost import cost
-from paretune.recipe import RECIPES, Schedule, adapt
+from paretune.plan import RECIPES, Schedule, adapt
 from paretune.show.merged import merged, sheet
 from paretune.train.evaluate import evaluate
 from paretune.train.fit import fit
@@ -106,6 +107,23 @@ def data(seed: int) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
     known = ImageArrays(images, labels, classes, name="digits")
     test = ImageArrays(test_images, test_labels, classes, name="digits, test")
     return known.part(slice(TRAIN), "digits, train"), known.part(slice(TRAIN, None), "digits, validate"), test
+
+
+def write_images(folder: str | Path, seed: int = 0) -> dict[str, int]:
+    """The demo's images as PNGs in train/ and test/ of a new folder, one sub-folder per digit; returns their counts.
+
+    Raises UsageError if the folder holds anything.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is already there and not an empty folder: name a new one for the images")
+    images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
+    for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
+        for label in range(10):
+            (folder / part / str(label)).mkdir(parents=True)
+        for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
+            Image.fromarray(picture).save(folder / part / str(label) / f"{i:04}.png")
+    return {"train": len(labels), "test": len(test_labels)}
 
 
 def build(method: Method, seed: int, classes: tuple[str, ...]) -> Adapted:

@@ -7,13 +7,14 @@
     DA_n = s W_up r_n,    r_n = relu(W_1 y_n + W_2 S(DA_{n-1}) + W_3 S(DA_{n-3}))          (equations 12 and 13)
 
 Block 0 has only down1, blocks 1 and 2 have down1 and down2, all later ones three (the equations are lost in the text;
-this wiring is the one of the authors' figure and of their parameter counts). All projections have biases; `up` starts at
-zero. y is the residual stream after attention and after the reduction of block n, without LayerNorm.
+this wiring is the one of the authors' figure and of their parameter counts). All projections have biases; `up` starts
+at zero. y is the residual stream after attention and after the reduction of block n, without LayerNorm.
 Trained parameters on ViT-B/16: 1,091,584 at width 32, 279,808 at width 8.
 
-What travels is not DA_n (D channels) but r_n with a constant 1 (h + 1 channels). A reduction is linear over tokens and the
-projection linear over channels, so W_2 S(s (W_up r + b)) = s [W_2 W_up | W_2 b] S([r, 1]): the same function and the same
-gradient at a fraction of cost and memory, also where S does not normalise. `carry="output"` is the plain formula.
+What travels is not DA_n (D channels) but r_n with a constant 1 (h + 1 channels). A reduction is linear over tokens
+and the projection linear over channels, so W_2 S(s (W_up r + b)) = s [W_2 W_up | W_2 b] S([r, 1]): the same function
+and the same gradient at a fraction of cost and memory, also where S does not normalise. `carry="output"` is the plain
+formula.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ class DenseBranch(Branch):
         output = here.up(r) * self.scale
         state = F.pad(r, (0, 1), value=1.0) if self.narrow else output
         needed = block + 1 < len(self.blocks)
-        return output, tokens.carry({f"{self.name}.{block - 3}": None, f"{self.name}.{block}": state if needed else None})
+        return output, tokens.carry(
+            {f"{self.name}.{block - 3}": None, f"{self.name}.{block}": state if needed else None}
+        )
 
     def read(self, down: nn.Linear, source: int, state: Tensor) -> Tensor:
         """W S(DA_source) + bias from what block `source` handed on: (B, N, h + 1 or D) -> (B, N, h)."""

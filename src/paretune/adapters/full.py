@@ -2,7 +2,7 @@
 
             every tensor of the backbone trains, position embeddings and norms included
 
-ViT-B/16: 85,798,656 parameters without the head.
+ViT-B/16: 85,798,656 parameters without the head (Sparse-Tuning, arXiv:2405.14700, Table I).
 """
 
 from __future__ import annotations

@@ -70,8 +70,15 @@ class LowRank(nn.Module):
 class LoRALeaf(Leaf):
     """One LowRank for every named block of output rows of a Linear; `None` stands for all rows."""
 
-    def __init__(self, inputs: int, outputs: int, parts: dict[str, tuple[int, int] | None], rank: int, scale: float,
-                 dropout: float):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        parts: dict[str, tuple[int, int] | None],
+        rank: int,
+        scale: float,
+        dropout: float,
+    ):
         super().__init__()
         self.rows = {name: rows or (0, outputs) for name, rows in parts.items()}
         self.low_rank = nn.ModuleDict(

@@ -9,7 +9,7 @@ import torch
 
 from paretune.cli.overrides import override
 from paretune.core.model import Adapted
-from paretune.recipe import Recipe, adapt, recipe
+from paretune.plan import Recipe, adapt, recipe
 
 
 def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> Recipe:

@@ -19,6 +19,7 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(min=0, help="Of the data and of training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per method; 5 unless told.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Only write the demo's images into this new folder.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the methods on real handwritten digits in drawn clutter, with the embedded backbone and no network.
@@ -26,15 +27,19 @@ def demo(
     Writes table.md, result.json and merged.png, a picture of which patches share a token.
     """
     try:
-        from paretune.demo import EPOCHS, demo
+        from paretune.demo import EPOCHS, demo, write_images
 
+        if images is not None:
+            counts = write_images(images, seed)
+            text = f"{counts['train']} images in {images}/train, {counts['test']} in {images}/test"
+            return answer(counts, as_json, lambda: typer.echo(text))
         result = demo(out, seed, epochs or EPOCHS, tell=lambda line: typer.echo(line, err=True))
     except ImportError as error:
         if "paretune[demo]" not in str(error):
             raise
         raise UsageError(str(error)) from error
     write(result, out)
-    answer(result, as_json, lambda: _say(result, out))
+    return answer(result, as_json, lambda: _say(result, out))
 
 
 def write(result: dict, out: Path) -> None:

@@ -1,8 +1,9 @@
 """The only file that reads timm: how a timm ViT embeds, attends and classifies, in the words of the trunk.
 
-Modules are called, weights are not read behind them: a leaf or a HF PEFT module that sits where a Linear was is honoured
-everywhere (timm's own EVA forward takes `qkv.weight` and would leave it dead). Nothing is stored: a block is read anew at
-every step, so deep copies, pickles and later injections stay right. What is not known is refused by name.
+Modules are called, weights are not read behind them: a leaf or a HF PEFT module that sits where a Linear was is
+honoured everywhere (timm's own EVA forward takes `qkv.weight` and would leave it dead). Nothing is stored: a block is
+read anew at every step, so deep copies, pickles and later injections stay right. What is not known is refused by
+name.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class BlockView:
 
 @dataclass(frozen=True)
 class Linears:
-    """One physical Linear of a block and the logical ones it holds: {"q": (0, D), "k": (D, 2D), ...} or {"proj": None}."""
+    """A physical Linear of a block and the logical ones in it: {"q": (0, D), "k": (D, 2D), ...} or {"proj": None}."""
 
     owner: nn.Module
     attribute: str
@@ -65,12 +66,14 @@ def check(model: nn.Module) -> None:
     for i, block in enumerate(model.blocks):
         if type(block) not in BLOCKS:
             raise UsageError(
-                f"block {i} of the backbone is a {type(block).__name__}: paretune needs attention and MLP one after the "
-                f"other, in a {', '.join(b.__name__ for b in BLOCKS)}; choose a variant without parallel blocks"
+                f"block {i} of the backbone is a {type(block).__name__}: paretune needs attention and MLP one after "
+                f"the other, in a {', '.join(b.__name__ for b in BLOCKS)}; choose a variant without parallel blocks"
             )
         if type(block.attn) not in ATTENTIONS:
-            raise UsageError(f"block {i} attends by {type(block.attn).__name__}; supported: "
-                             f"{', '.join(a.__name__ for a in ATTENTIONS)}")
+            raise UsageError(
+                f"block {i} attends by {type(block.attn).__name__}; supported: "
+                f"{', '.join(a.__name__ for a in ATTENTIONS)}"
+            )
     if model.global_pool not in POOLS:
         raise UsageError(f"the backbone pools by '{model.global_pool}'; supported: {', '.join(POOLS)}")
 
@@ -79,8 +82,10 @@ def check_reducible(model: nn.Module) -> None:
     """Raise UsageError if tokens may not leave this model."""
     drop = getattr(model, "patch_drop", None)
     if drop is not None and not isinstance(drop, nn.Identity):
-        raise UsageError("the backbone drops patches at random (patch_drop_rate > 0), which a reducer cannot share; "
-                         "create it with patch_drop_rate=0 or use reducer=None")
+        raise UsageError(
+            "the backbone drops patches at random (patch_drop_rate > 0), which a reducer cannot share; "
+            "create it with patch_drop_rate=0 or use reducer=None"
+        )
 
 
 def checkpointing(model: nn.Module) -> bool:
@@ -89,14 +94,21 @@ def checkpointing(model: nn.Module) -> bool:
 
 
 def embed(model: nn.Module, images: Tensor) -> Tokens:
-    """Images (B, 3, H, W) -> tokens at the door of block 0. Raises UsageError for a size the backbone does not allow."""
+    """Images (B, 3, H, W) -> tokens at the door of block 0. Raises UsageError for a size that is not allowed."""
     size, patch = tuple(images.shape[-2:]), model.patch_embed.patch_size
     if not model.dynamic_img_size and size != tuple(model.patch_embed.img_size):
-        raise UsageError(f"images are {size[0]}x{size[1]}, the backbone takes {model.patch_embed.img_size[0]}x"
-                         f"{model.patch_embed.img_size[1]}; resize them, or adapt with img_size=... or dynamic_img_size=True")
-    if model.dynamic_img_size and any(s % p for s, p in zip(size, patch, strict=True)) and \
-            not model.patch_embed.dynamic_img_pad:
-        raise UsageError(f"images are {size[0]}x{size[1]}, which patches of {patch[0]}x{patch[1]} do not tile; resize them")
+        raise UsageError(
+            f"images are {size[0]}x{size[1]}, the backbone takes {model.patch_embed.img_size[0]}x"
+            f"{model.patch_embed.img_size[1]}; resize them, or adapt with img_size=... or dynamic_img_size=True"
+        )
+    if (
+        model.dynamic_img_size
+        and any(s % p for s, p in zip(size, patch, strict=True))
+        and not model.patch_embed.dynamic_img_pad
+    ):
+        raise UsageError(
+            f"images are {size[0]}x{size[1]}, which patches of {patch[0]}x{patch[1]} do not tile; resize them"
+        )
     x, rope = model.patch_embed(images), None
     if isinstance(model, Eva):
         x, rope = model._pos_embed(x)
@@ -148,7 +160,9 @@ def qkv(attn: nn.Module, h: Tensor, tokens: Tokens, block: int) -> tuple[Tensor,
     if attn_qkv := getattr(attn, "qkv", None):
         q, k, v = _fused(attn, attn_qkv, h).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
     else:
-        q, k, v = (p(h).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for p in (attn.q_proj, attn.k_proj, attn.v_proj))
+        q, k, v = (
+            p(h).unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for p in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
     q, k = attn.q_norm(q), attn.k_norm(k)
     plain = k
     if tokens.rope is not None:
@@ -238,6 +252,6 @@ def shape(model: nn.Module) -> Shape:
 
 
 def preprocessing(model: nn.Module) -> dict:
-    """How images become tensors for this backbone: input_size (3, H, W), interpolation, mean, std, crop_pct, crop_mode."""
+    """How images become tensors here: input_size (3, H, W), interpolation, mean, std, crop_pct, crop_mode."""
     # timm answers with the size of the pretrained weights, also where the model was made for another one.
     return resolve_model_data_config(model) | {"input_size": (3, *model.patch_embed.img_size)}

@@ -54,8 +54,8 @@ class Look:
     def scores(self) -> Tensor:
         """How much attention every patch receives from the summary tokens: (B, M) float32, differentiable.
 
-        The row softmax(q_cls k' / sqrt(d) + log s), averaged over heads (and over CLS and distillation token where there
-        are two), without its prefix columns. Models without a summary token: the mean over all patch queries.
+        The row softmax(q_cls k' / sqrt(d) + log s), averaged over heads (and over CLS and distillation token where
+        there are two), without its prefix columns. Models without a summary token: the mean over all patch queries.
         The row is computed apart, so the attention itself stays fused and its map is never formed.
         """
         asking = slice(0, self.readers) if self.readers else slice(self.prefix, None)

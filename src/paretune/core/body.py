@@ -25,8 +25,9 @@ class Body:
     def linears(self, at: str) -> Iterator[tuple[nn.Linear, dict[str, tuple[int, int] | None], Callable[[Leaf], None]]]:
         """Every Linear of every block that holds one of the logical parts named in `at`, e.g. "q v".
 
-        Yields (linear, parts, put): `parts` maps each asked name to its output rows, None for the whole Linear; `put(leaf)`
-        sets a leaf on it. A fused qkv comes once, with several parts. Raises UsageError for an unknown name.
+        Yields (linear, parts, put): `parts` maps each asked name to its output rows, None for the whole Linear;
+        `put(leaf)` sets a leaf on it. A fused qkv comes once, with several parts. Raises UsageError for an unknown
+        name.
         """
         asked = at.split()
         for block in self._backbone.blocks:

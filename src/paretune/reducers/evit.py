@@ -6,9 +6,9 @@
 
     kept  = the ceil(keep * M) patches with most attention          fused = sum_rest a_i x_i / sum_rest a_i
 
-Sparse-Tuning uses it at keep 0.7 in blocks 3, 6, 9 with normalised weights (its equation 8); the authors of EViT release
-the un-normalised sum, `normalise=False`. A fused token competes again at the next reduction. Prefix tokens are never
-candidates (the released code lets DeiT's distillation token and registers be pruned).
+Sparse-Tuning uses it at keep 0.7 in blocks 3, 6, 9 with normalised weights (its equation 8); the authors of EViT
+release the un-normalised sum, `normalise=False`. A fused token competes again at the next reduction. Prefix tokens
+are never candidates (the released code lets DeiT's distillation token and registers be pruned).
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
             A b A b          every A cell of the checkerboard merges into the B cell with the most similar key;
             b A b A          tokens: 4x4 -> 8, all of A leaves, in one block (0-based block 6 of 12 in the paper)
 
-    key    K' = K + R(K)                      K = keys averaged over heads, gradient stopped; R = 1-bit bottleneck, trained
+    key    K' = K + R(K)                  K = keys averaged over heads, gradient stopped; R = 1-bit bottleneck, trained
     match  C = cos(K'_A, K'_B)                soft = sigmoid(C - mean of the row's two best)
     merge  x_b = (s_b x_b + sum_a J_ab s_a x_a) / (s_b + sum_a J_ab s_a)        J = one-hot of the row's best
 
-Training uses J + soft - stop(soft): the forward is one-hot, the gradient is the soft one. The paper thresholds soft > 0.5
-instead, which is the same map unless two keys tie: then it loses the token, and in bfloat16 most rows tie. Survivors keep
-raster order. Any grid, also odd or not square, is split by its own rows and columns.
+Training uses J + soft - stop(soft): the forward is one-hot, the gradient is the soft one. The paper thresholds soft >
+0.5 instead, which is the same map unless two keys tie: then it loses the token, and in bfloat16 most rows tie.
+Survivors keep raster order. Any grid, also odd or not square, is split by its own rows and columns.
 """
 
 from __future__ import annotations

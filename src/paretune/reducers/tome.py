@@ -4,7 +4,7 @@
                  \\ /   |            the r best pairs merge, a size-weighted mean
             B     d     e
 
-    metric = mean of the keys over heads, cosine       A = even, B = odd positions of the whole sequence, prefix left out
+    metric = mean of the keys over heads, cosine     A = even, B = odd positions of the whole sequence, prefix left out
 
 Which tokens pair needs no gradient; their means do. Tokens come back as [A that stayed | B], both in order.
 With `proportional=True` attention adds log size: right for a model that was not trained with ToMe; the authors advise

@@ -13,7 +13,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from paretune.checkpoint import described, fingerprint, save, split
 from paretune.core.model import Adapted
 from paretune.errors import UsageError, refuse, unknown
-from paretune.recipe import Schedule
+from paretune.plan import Schedule
 from paretune.train.device import pick_device
 from paretune.train.log import Log
 from paretune.train.record import describe, environment

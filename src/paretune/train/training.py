@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
-from paretune.recipe import Schedule
+from paretune.plan import Schedule
 from paretune.train.evaluate import Metrics, score
 from paretune.train.log import Log
 from paretune.train.memory import readable, training_bytes

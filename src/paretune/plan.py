@@ -62,22 +62,28 @@ class Recipe:
 # The papers' VTAB settings: AdamW 1e-3, weight decay 1e-4, 100 epochs of which 10 warm-up, batch 64, no augmentation.
 # FPET's code trains with stochastic depth 0.1 and feeds images without mean and std; paretune keeps the backbone's own
 # normalisation, which is what the weights were made for.
-_VTAB = Schedule()
-_VTAB_DROP_PATH = Schedule(drop_path=0.1)
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("sparse-tuning", "Dense Adapters + EViT keep 0.7 in blocks 3, 6, 9 (Sparse-Tuning)", (DenseAdapter(width=32),),
-               EViT(keep=0.7, blocks=(3, 6, 9)), _VTAB),
-        Recipe("fpet-lora", "LoRA rank 8 on q and v + FPET in block 6", (LoRA(rank=8),), FPET(block=6), _VTAB_DROP_PATH),
-        Recipe("fpet-adaptformer", "AdaptFormer width 8 + FPET in block 6", (AdaptFormer(width=8),), FPET(block=6),
-               _VTAB_DROP_PATH),
-        Recipe("lora", "LoRA rank 8 on q and v, all tokens", (LoRA(rank=8),), None, _VTAB_DROP_PATH),
-        Recipe("adaptformer", "AdaptFormer width 8, all tokens", (AdaptFormer(width=8),), None, _VTAB_DROP_PATH),
-        Recipe("linear", "only the head trains", (), None, _VTAB),
-        Recipe("full", "everything trains", (Full(),), None, Schedule(lr=1e-4, drop_path=0.1)),
-    )
-}  # fmt: skip
+_DROP_PATH = Schedule(drop_path=0.1)
+_ALL = (
+    Recipe(
+        "sparse-tuning",
+        "Dense Adapters of width 32 + EViT keep 0.7 in blocks 3, 6, 9 (Sparse-Tuning)",
+        (DenseAdapter(width=32),),
+        EViT(keep=0.7, blocks=(3, 6, 9)),
+    ),
+    Recipe("fpet-lora", "LoRA rank 8 on q and v + FPET in block 6", (LoRA(rank=8),), FPET(block=6), _DROP_PATH),
+    Recipe(
+        "fpet-adaptformer",
+        "AdaptFormer of width 8 + FPET in block 6",
+        (AdaptFormer(width=8),),
+        FPET(block=6),
+        _DROP_PATH,
+    ),
+    Recipe("lora", "LoRA rank 8 on q and v, all tokens", (LoRA(rank=8),), None, _DROP_PATH),
+    Recipe("adaptformer", "AdaptFormer of width 8, all tokens", (AdaptFormer(width=8),), None, _DROP_PATH),
+    Recipe("linear", "only the head trains"),
+    Recipe("full", "everything trains", (Full(),), None, Schedule(lr=1e-4, drop_path=0.1)),
+)
+RECIPES = {one.name: one for one in _ALL}
 
 
 def recipe(name: str) -> Recipe:
@@ -141,7 +147,9 @@ def assemble(
     names = class_names(classes)
     shape = anatomy.shape(module)
     methods = [*adapters, *([] if reducer is None else [reducer])]
-    refuse([problem for method in methods for problem in method.problems(shape)], "these settings do not fit the backbone")
+    refuse(
+        [problem for method in methods for problem in method.problems(shape)], "these settings do not fit the backbone"
+    )
     if reducer is not None:
         anatomy.check_reducible(module)
 

@@ -1,0 +1,33 @@
+# `make demo` runs the main job on the embedded backbone and data; `make test` runs the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/paretune demo
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(VENV)/ready
+	$(BIN)/python scripts/probe_embedded.py
+
+# uv installs the whole stack in well under a minute; without it pip does the same, slower.
+$(VENV)/ready: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv; then \
+		uv=$$(command -v uv || echo "$(PYTHON) -m uv"); \
+		[ -x $(BIN)/python ] || $$uv venv --quiet --python $(PYTHON) $(VENV); \
+		$$uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"; \
+	else \
+		$(PYTHON) -m venv $(VENV) && $(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo dist .pytest_cache .ruff_cache

@@ -1,0 +1,237 @@
+"""Saved folders: exactly what is trained, loaded from the folder alone, and refused in a sentence when anything is off."""
+
+import json
+import os
+import pickle
+import resource
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from anatomies import awake
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import paretune as pt
+from paretune.core.model import Adapted
+
+VIT = "vit_tiny_patch16_224"
+TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 48, "num_classes": 7}
+CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
+
+
+@torch.no_grad()
+def model_of(backbone: str | nn.Module = VIT, seed: int = 0, **options) -> Adapted:
+    """A small adapted model in evaluation mode whose trained tensors are all away from zero."""
+    torch.manual_seed(seed)
+    options = TINY | options if backbone == VIT else options
+    model = pt.adapt(backbone, [pt.LoRA(rank=2)], pt.FPET(block=1), ["ash", "beech", "oak"], **options)
+    for tensor in model.parameters():
+        tensor.add_(0.1 * torch.randn_like(tensor)) if tensor.requires_grad else None
+    return model.eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Random images for the small model."""
+    return torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A folder with a saved model."""
+    pt.save(model_of(), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def edit(folder: Path, *path: str, to: object) -> None:
+    """Set one value of the config."""
+    config = json.loads((folder / CONFIG).read_text())
+    target = config
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = to
+    (folder / CONFIG).write_text(json.dumps(config))
+
+
+def test_a_folder_holds_the_config_the_trained_tensors_and_a_backbone_that_lives_nowhere_else(saved):
+    model = model_of()
+    assert sorted(contents(saved)) == [CONFIG, TENSORS, BACKBONE]
+    trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+    assert set(load_file(saved / TENSORS)) == trained
+    assert set(load_file(saved / BACKBONE)) == set(model.state_dict()) - trained
+    assert "backbone.head.weight" in trained
+    assert json.loads((saved / CONFIG).read_text())["classes"] == ["ash", "beech", "oak"]
+
+
+def test_a_backbone_that_can_be_fetched_by_name_is_not_saved_again(saved):
+    model = model_of("paretune_tiny", pretrained=True)
+    pt.save(model, saved)
+    assert sorted(contents(saved)) == [CONFIG, TENSORS]
+    assert sum(map(len, contents(saved).values())) < 300_000
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(pt.load(saved)(images), model(images))
+
+
+def test_loading_needs_only_the_folder(saved, tmp_path, monkeypatch, images):
+    shutil.move(saved, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    loaded = pt.load("elsewhere")
+    assert torch.equal(loaded(images), model_of()(images))
+    assert (loaded.classes, loaded.preprocessing) == (model_of().classes, model_of().preprocessing)
+    assert (loaded.spec, loaded.training) == (model_of().spec, False)
+
+
+def test_what_was_loaded_can_be_saved_and_loaded_again(saved, tmp_path, images):
+    pt.save(pt.load(saved), tmp_path / "again")
+    assert torch.equal(pt.load(tmp_path / "again")(images), model_of()(images))
+    assert contents(tmp_path / "again")[TENSORS] == contents(saved)[TENSORS]
+
+
+def test_a_module_without_a_name_loads_with_the_module_it_was_trained_on(tmp_path, images):
+    def make(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return awake(timm.models.VisionTransformer(**TINY)).eval()
+
+    model = model_of(make(0))
+    pt.save(model, tmp_path)
+    with pytest.raises(pt.UsageError, match=r"no name for; pass it: load\(folder, backbone=...\)"):
+        pt.load(tmp_path)
+    with pytest.raises(pt.UsageError, match="trained on another backbone"):
+        pt.load(tmp_path, backbone=make(1))
+    assert torch.equal(pt.load(tmp_path, backbone=make(0))(images), model(images))
+
+
+def test_a_merged_model_is_not_saved_as_an_adapter(tmp_path):
+    with pytest.raises(pt.UsageError, match="merged"):
+        pt.save(pt.merge(model_of()), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+class Malice:
+    """A pickle that leaves a trace when it is loaded."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return (os.mkdir, (str(self.trace),))
+
+
+def change_tensors(change):
+    """A spoiler that rewrites the trained tensors."""
+
+    def spoil(folder: Path) -> None:
+        tensors = load_file(folder / TENSORS)
+        change(tensors)
+        save_file(tensors, folder / TENSORS)
+
+    return spoil
+
+
+def other_backbone(folder: Path) -> None:
+    tensors = load_file(folder / BACKBONE)
+    tensors["backbone.cls_token"] += 1e-3
+    save_file(tensors, folder / BACKBONE)
+
+
+def truncate(name: str):
+    """A spoiler that cuts a file in half."""
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[: (folder / name).stat().st_size // 2])
+
+
+HEAD = "backbone.head.weight"
+SPOILED = {
+    "another backbone": (other_backbone, "trained on another backbone"),
+    "a missing key": (change_tensors(lambda tensors: tensors.pop(HEAD)), f"lacks {HEAD}"),
+    "an extra key": (change_tensors(lambda t: t.update(extra=t[HEAD].clone())), "has extra .* which the model does not"),
+    "a wrong shape": (change_tensors(lambda t: t.update({HEAD: t[HEAD][:, 1:].clone()})), r"is \(3, 23\).*needs \(3, 24\)"),
+    "truncated tensors": (truncate(TENSORS), "truncated or not a safetensors file"),
+    "a truncated backbone": (truncate(BACKBONE), "truncated or not a safetensors file"),
+    "a truncated config": (truncate(CONFIG), "not valid JSON"),
+    "a pickle": (lambda f: (f / TENSORS).write_bytes(pickle.dumps(Malice(f / "trace"))), "pickles are never loaded"),
+    "a torch file": (lambda f: torch.save({"a": Malice(f / "trace")}, f / TENSORS), "pickles are never loaded"),
+    "no tensors": (lambda folder: (folder / TENSORS).unlink(), f"{TENSORS}' is missing"),
+    "no backbone": (lambda folder: (folder / BACKBONE).unlink(), f"{BACKBONE}' is missing"),
+    "no config": (lambda folder: (folder / CONFIG).unlink(), f"has no {CONFIG}"),
+    "no folder": (shutil.rmtree, "is not a saved model"),
+    "a config that is bytes": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe{"), "not valid JSON"),
+    "a config that is a list": (lambda folder: (folder / CONFIG).write_text("[]"), "not written by paretune"),
+    "a folder of peft": (lambda f: (f / CONFIG).write_text('{"peft_type": "LORA"}'), "HF PEFT loads with peft"),
+    "an unknown format": (lambda folder: edit(folder, "format", to=99), "format 99.*update paretune"),
+    "an unknown method": (lambda folder: edit(folder, "adapters", to=[{"kind": "Lora"}]), "did you mean LoRA"),
+    "an unknown setting": (lambda f: edit(f, "reducer", to={"kind": "FPET", "blok": 1}), "did you mean block"),
+    "settings that do not fit": (lambda f: edit(f, "reducer", to={"kind": "FPET", "block": 9}), "blocks 0 to 1"),
+    "no fingerprint": (lambda folder: edit(folder, "fingerprint", to=None), "another backbone|lacks or misstates"),
+    "no backbone entry": (lambda folder: edit(folder, "backbone", to=None), "lacks or misstates"),
+    "no preprocessing": (lambda folder: edit(folder, "preprocessing", to=None), "lacks or misstates"),
+    "an adapter that is a number": (lambda folder: edit(folder, "adapters", to=[3]), "lacks or misstates"),
+    "a rank that is a word": (lambda f: edit(f, "adapters", to=[{"kind": "LoRA", "rank": "8"}]), "rank"),
+    "options that are a number": (lambda folder: edit(folder, "backbone", "options", to=3), "options|lacks or misstates"),
+    "an unknown option": (lambda folder: edit(folder, "backbone", "options", "depht", to=3), "depht"),
+    "a number of heads that does not divide": (lambda f: edit(f, "backbone", "options", "num_heads", to=5), "divisible"),
+    "an unknown backbone": (lambda f: edit(f, "backbone", "name", to="vit_tiny_patch61_224"), f"did you mean {VIT}"),
+    "a local backbone": (lambda f: edit(f, "backbone", "name", to="local-dir:/etc"), "unknown model"),
+    "a path as backbone": (lambda f: edit(f, "backbone", "name", to="../../etc/passwd"), "unknown model"),
+    "a file to load after": (lambda f: edit(f, "backbone", "options", "checkpoint_path", to="/etc/passwd"), "not taken"),
+    "a file to load from": (
+        lambda f: edit(f, "backbone", "options", "pretrained_cfg_overlay", to={"file": "/etc/passwd"}), "not taken",
+    ),
+    "a cache elsewhere": (lambda folder: edit(folder, "backbone", "options", "cache_dir", to="/etc"), "not taken"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_spoiled_folder_is_refused_in_one_sentence(saved, what):
+    spoil, sentence = SPOILED[what]
+    spoil(saved)
+    with pytest.raises(pt.UsageError, match=sentence) as refusal:
+        pt.load(saved)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 600
+    assert not (saved / "trace").exists()
+
+
+@contextmanager
+def a_full_disk(free: int):
+    """No file may grow beyond `free` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("free", [1_000, 20_000])
+def test_a_disk_that_fills_up_while_saving_leaves_the_old_model_as_it_was(saved, images, free):
+    before, sizes = contents(saved), {name: len(data) for name, data in contents(saved).items()}
+    assert sizes[CONFIG] > 1_000
+    assert sizes[TENSORS] < 20_000 < sizes[BACKBONE]
+    with a_full_disk(free), pytest.raises((OSError, SafetensorError, pt.UsageError)):
+        pt.save(model_of(seed=5), saved)
+    assert contents(saved) == before
+    assert torch.equal(pt.load(saved)(images), model_of()(images))
+
+
+def test_training_notes_that_are_no_json_leave_the_old_model_as_it_was(saved):
+    before = contents(saved)
+    with pytest.raises((TypeError, pt.UsageError)):
+        pt.save(model_of(seed=5), saved, training={"epochs": {1, 2}})
+    assert contents(saved) == before
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("here first")
+    with pytest.raises(pt.UsageError, match="file"):
+        pt.save(model_of(), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "here first"

@@ -1,0 +1,180 @@
+"""HF PEFT's modules inside of a timm model are guests: accepted as they are, trained, saved, loaded, merged."""
+
+import copy
+import json
+
+import peft
+import pytest
+import torch
+from anatomies import ANATOMIES
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import paretune as pt
+from paretune.core.leaf import Leafed
+from paretune.core.model import Adapted
+
+LORA = {"r": 3, "lora_alpha": 6, "lora_dropout": 0.0}
+ENTRANCES = {
+    "inject_adapter_in_model": lambda config, model: peft.inject_adapter_in_model(config, model),
+    "get_peft_model": lambda config, model: peft.get_peft_model(model, config),
+}
+HEAD = {"backbone.head.weight", "backbone.head.bias"}
+# Families, and the linears that peft is told to wrap in each.
+PLACES = {
+    "vit": ["qkv", "proj", "fc1"],
+    "dinov2_registers": ["qkv", "fc2"],
+    "dinov3": ["qkv"],
+    "dinov3_bias": ["qkv"],
+    "dinov3_swiglu": ["qkv", "fc1_g", "fc1_x"],
+    "eva02": ["q_proj", "v_proj"],
+    "eva02_fused": ["qkv", "proj"],
+    "grouped_queries": ["q_proj", "k_proj"],
+    "siglip": ["qkv"],
+}
+
+
+def backbone(anatomy: str) -> nn.Module:
+    """A tiny timm model."""
+    return ANATOMIES[anatomy].build(0)
+
+
+def images(anatomy: str) -> Tensor:
+    """Three random images for it."""
+    return torch.randn(3, 3, *ANATOMIES[anatomy].image_size, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def guests(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of peft's LoRA, none of them zero from here on."""
+    torch.manual_seed(2)
+    found = {name: tensor for name, tensor in model.named_parameters() if "lora_" in name}
+    for tensor in found.values():
+        tensor.normal_(0.0, 0.2)
+    return found
+
+
+def hosting(anatomy: str, entrance: str = "inject_adapter_in_model", reducer: object = None, **more) -> Adapted:
+    """An adapted model around a timm model with peft's LoRA in it, away from zero."""
+    torch.manual_seed(0)
+    guest = ENTRANCES[entrance](peft.LoraConfig(target_modules=PLACES[anatomy], **LORA), backbone(anatomy))
+    model = pt.adapt(guest, reducer=reducer, **{"classes": 4, **more})
+    guests(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+@pytest.mark.parametrize("anatomy", PLACES)
+def test_a_model_with_lora_of_peft_is_taken_as_it_is_and_only_it_and_the_head_train(anatomy, entrance):
+    model = hosting(anatomy, entrance)
+    trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+    assert trained - HEAD == {name for name, _ in model.named_parameters() if "lora_" in name}
+    assert trained > HEAD
+    model.train()(images(anatomy)).square().sum().backward()
+    assert [name for name in trained if not model.get_parameter(name).grad.any()] == []
+    assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == trained
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_the_outputs_are_those_of_timm_with_peft(entrance):
+    guest = ENTRANCES[entrance](peft.LoraConfig(target_modules=["qkv", "fc1"], **LORA), backbone("vit")).eval()
+    guests(guest)
+    expected = guest(images("vit")).detach()
+    assert (expected - backbone("vit")(images("vit"))).abs().max() > 1e-2
+    assert torch.equal(pt.adapt(guest).eval()(images("vit")), expected)
+
+
+@pytest.mark.parametrize("anatomy", ["dinov3_bias", "eva02_fused"])
+def test_lora_lives_on_the_biased_fused_qkv_where_timms_forward_leaves_it_dead(anatomy):
+    timm_model = backbone(anatomy)
+    before = timm_model(images(anatomy)).detach()
+    guest = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"], **LORA), timm_model).eval()
+    tensors = guests(guest)
+
+    dead = guest(images(anatomy))
+    assert torch.equal(dead, before), "timm reads qkv.weight behind the wrapper"
+    assert not dead.requires_grad, "no trained tensor takes part"
+
+    alive = pt.adapt(guest).eval()(images(anatomy))
+    alive.square().sum().backward()
+    assert (alive - before).abs().max() > 1e-2
+    assert all(tensor.grad.any() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("anatomy", ["dinov3_bias", "eva02_fused"])
+def test_the_living_lora_is_the_one_that_peft_would_merge(anatomy):
+    guest = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"], **LORA), backbone(anatomy)).eval()
+    guests(guest)
+    alive = pt.adapt(copy.deepcopy(guest)).eval()(images(anatomy))
+    for block in guest.blocks:
+        block.attn.qkv.merge()
+        block.attn.qkv = block.attn.qkv.get_base_layer()
+    torch.testing.assert_close(alive, guest(images(anatomy)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("reducer", [None, pt.EViT(keep=0.6, blocks=(1, 2))], ids=["all tokens", "EViT"])
+@pytest.mark.parametrize("anatomy", PLACES)
+def test_what_is_loaded_from_the_folder_alone_is_what_was_saved(anatomy, reducer, tmp_path):
+    model = hosting(anatomy, reducer=reducer)
+    pt.save(model, tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert set(tensors) == {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["backbone"]["peft"]["r"] == 3
+    loaded = pt.load(tmp_path)
+    assert {n for n, p in loaded.named_parameters() if p.requires_grad} == set(tensors)
+    assert torch.equal(loaded(images(anatomy)), model(images(anatomy)))
+
+
+@pytest.mark.parametrize("reducer", [None, pt.EViT(keep=0.6, blocks=(1, 2))], ids=["all tokens", "EViT"])
+@pytest.mark.parametrize("anatomy", PLACES)
+def test_merging_folds_the_guests_and_changes_nothing(anatomy, reducer):
+    model = hosting(anatomy, "get_peft_model", reducer)
+    merged = pt.merge(model)
+    assert [name for name, _ in merged.named_parameters() if "lora_" in name] == []
+    assert [module for module in merged.modules() if type(module).__module__.startswith("peft.")] == []
+    assert any("lora_" in name for name, _ in model.named_parameters())
+    torch.testing.assert_close(merged(images(anatomy)), model(images(anatomy)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_reducer_sees_what_the_guests_do():
+    reducer = pt.EViT(keep=0.5, blocks=(1,))
+    without, with_guests = pt.adapt(backbone("vit"), reducer=reducer).eval(), hosting("vit", reducer=reducer)
+    ours, theirs = (model.run(images("vit")).tokens for model in (without, with_guests))
+    assert ours.patches == theirs.patches == 19
+    assert not torch.equal(ours.groups(), theirs.groups())
+
+
+@pytest.mark.parametrize("anatomy", ["vit", "dinov3_bias"])
+def test_guests_and_our_own_adapters_live_together(anatomy, tmp_path):
+    both = [pt.LoRA(rank=2, at="q v proj"), pt.AdaptFormer(width=4)]
+    model = hosting(anatomy, adapters=both, reducer=pt.FPET(block=1))
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor)) if tensor.requires_grad and ".up." in name else None
+    model(images(anatomy)).square().sum().backward()
+    waiting = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert waiting == ["reducer.refine.down.weight", "reducer.refine.up.weight"], "FPET learns in training mode only"
+    pt.save(model, tmp_path)
+    assert torch.equal(pt.load(tmp_path)(images(anatomy)), model(images(anatomy)))
+    merged = pt.merge(model)
+    assert not [m for m in merged.modules() if isinstance(m, Leafed) or type(m).__module__.startswith("peft.")]
+    torch.testing.assert_close(merged(images(anatomy)), model(images(anatomy)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_peft_trains_is_kept_and_trains(tmp_path):
+    config = peft.LoraConfig(target_modules=["qkv"], modules_to_save=["head"], **LORA)
+    model = pt.adapt(peft.get_peft_model(backbone("vit"), config))
+    guests(model)
+    model.eval()(images("vit")).square().sum().backward()
+    heads = {name: tensor for name, tensor in model.named_parameters() if "head" in name and tensor.requires_grad}
+    assert len(heads) == 2
+    assert all(tensor.grad.any() for tensor in heads.values())
+    pt.save(model, tmp_path)
+    assert torch.equal(pt.load(tmp_path)(images("vit")), model(images("vit")))
+
+
+def test_several_guests_at_once_are_refused_by_their_names():
+    guest = peft.get_peft_model(backbone("vit"), peft.LoraConfig(target_modules=["qkv"], **LORA))
+    guest.add_adapter("second", peft.LoraConfig(target_modules=["qkv"], **LORA))
+    with pytest.raises(pt.UsageError, match=r"\['default', 'second'\].*takes one"):
+        pt.adapt(guest)
