@@ -10,6 +10,12 @@ from paretune.core.tokens import Tokens
 READERS = {0: 0, 1: 1, 2: 2, 5: 1}  # of so many prefix tokens: nothing, CLS, CLS and distillation, CLS before registers
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=ANATOMIES)
 def backbone(request):
     """Every family of backbones in turn: (module, images of the right size)."""

@@ -10,7 +10,7 @@ from timm.layers import apply_rot_embed_cat
 import paretune as pt
 from paretune.core import anatomy
 from paretune.core.attention import Look, attend
-from paretune.core.method import Reducer
+from paretune.core.method import Reducer, Shape
 
 SIZES = torch.tensor([3, 1, 2, 1, 5])
 
@@ -92,7 +92,7 @@ def test_pooling_weighs_a_merged_token_by_its_size(pool):
 
 def test_sizes_weigh_in_only_where_the_reducer_says_so():
     build, size = ANATOMIES["vit"]
-    images = torch.randn(2, 3, *size)
+    images = random(2, 3, *size).float()
     with torch.no_grad():
         runs = [pt.adapt(build(0), [], pt.ToMe(r=4, proportional=p)).run(images) for p in (True, False)]
     assert torch.equal(runs[0].tokens.trail[0][1].groups(), runs[1].tokens.trail[0][1].groups())
@@ -135,6 +135,34 @@ def test_scores_under_autocast_are_those_of_full_precision():
     close(scores.double(), exact, 1e-6)
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_fused_token_is_weighed_by_its_scores_and_hands_gradients_back_to_them(made_up, normalise):
+    look, tokens = made_up((4, 4))
+    shape = Shape(depth=1, width=16, head_width=8, grid=(4, 4), prefix=1)
+    reducer = pt.EViT(keep=0.5, blocks=(0,), normalise=normalise).build(shape)
+    look.q.requires_grad_()
+    fused = tokens.shrink(0, reducer(0, look, tokens)).x[:, -1]
+    scores = (look.q[:, :, :1] @ look.k.mT / 8**0.5).softmax(-1)[..., 1:].mean((1, 2))
+    weights = scores * (scores < scores.sort(descending=True).values[:, 7:8])  # eight of sixteen are kept
+    expected = torch.einsum("bm,bmd->bd", weights, tokens.x[:, 1:])
+    expected = expected / weights.sum(-1, keepdim=True) if normalise else expected
+    close(fused, expected, 1e-5)
+    found, expected = (torch.autograd.grad(t.square().sum(), look.q)[0] for t in (fused, expected))
+    assert expected[:, :, 0].abs().min() > 0
+    close(found, expected, 1e-5)
+
+
+def test_a_fused_token_whose_scores_are_all_zero_is_a_plain_mean(made_up):
+    look, tokens = made_up((4, 4))
+    look = replace(look, q=look.q * 1e4)  # all attention goes to one token per head
+    shape = Shape(depth=1, width=16, head_width=8, grid=(4, 4), prefix=1)
+    reduction = pt.EViT(keep=0.5, blocks=(0,)).build(shape)(0, look, tokens)
+    others = torch.cat([reduction.keep[:, -1:], reduction.src], dim=1)
+    assert (look.scores().gather(1, others) == 0).all()
+    for b in range(2):
+        close(tokens.shrink(0, reduction).x[b, -1], tokens.x[b, 1 + others[b]].mean(0), 1e-5)
+
+
 def test_the_metric_is_the_mean_over_heads_of_the_patch_keys_before_rotation(backbone):
     for (look, tokens), h, _, block in looks(*backbone):
         attn = block.attn
@@ -147,7 +175,7 @@ def test_the_metric_is_the_mean_over_heads_of_the_patch_keys_before_rotation(bac
 @pytest.mark.parametrize("name", ["dinov3", "eva02", "rope_mixed"])
 def test_keys_are_seen_before_and_after_rotation(name):
     build, size = ANATOMIES[name]
-    for block, ((look, tokens), *_) in enumerate(looks(build(0), torch.randn(2, 3, *size))):
+    for block, ((look, tokens), *_) in enumerate(looks(build(0), random(2, 3, *size).float())):
         table = tokens.rope[0, :, min(block, tokens.rope.shape[2] - 1)].transpose(0, 1)
         half = name == "dinov3"
         turned = apply_rot_embed_cat(look.plain[:, :, tokens.prefix :], table, half=half)

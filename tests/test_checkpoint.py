@@ -1,4 +1,4 @@
-"""Saved folders: exactly what is trained, loaded from the folder alone, and refused in a sentence when anything is off."""
+"""Saved folders: exactly what is trained, loaded from the folder alone, refused in a sentence when anything is off."""
 
 import json
 import os
@@ -146,15 +146,25 @@ def other_backbone(folder: Path) -> None:
 
 def truncate(name: str):
     """A spoiler that cuts a file in half."""
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[: (folder / name).stat().st_size // 2])
+    return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size // 2)
+
+
+def set_to(value: object, *path: str):
+    """A spoiler that sets one value of the config."""
+    return lambda folder: edit(folder, *path, to=value)
+
+
+def options(**settings: object):
+    """A spoiler that adds an option for the backbone."""
+    return lambda folder: [edit(folder, "backbone", "options", name, to=value) for name, value in settings.items()]
 
 
 HEAD = "backbone.head.weight"
 SPOILED = {
     "another backbone": (other_backbone, "trained on another backbone"),
-    "a missing key": (change_tensors(lambda tensors: tensors.pop(HEAD)), f"lacks {HEAD}"),
-    "an extra key": (change_tensors(lambda t: t.update(extra=t[HEAD].clone())), "has extra .* which the model does not"),
-    "a wrong shape": (change_tensors(lambda t: t.update({HEAD: t[HEAD][:, 1:].clone()})), r"is \(3, 23\).*needs \(3, 24\)"),
+    "a missing key": (change_tensors(lambda t: t.pop(HEAD)), f"lacks {HEAD}"),
+    "an extra key": (change_tensors(lambda t: t.update(more=t[HEAD] + 1)), "has more .* which the model does not"),
+    "a wrong shape": (change_tensors(lambda t: t.update({HEAD: t[HEAD][:, 1:] + 1})), r"\(3, 23\).*needs \(3, 24\)"),
     "truncated tensors": (truncate(TENSORS), "truncated or not a safetensors file"),
     "a truncated backbone": (truncate(BACKBONE), "truncated or not a safetensors file"),
     "a truncated config": (truncate(CONFIG), "not valid JSON"),
@@ -164,30 +174,29 @@ SPOILED = {
     "no backbone": (lambda folder: (folder / BACKBONE).unlink(), f"{BACKBONE}' is missing"),
     "no config": (lambda folder: (folder / CONFIG).unlink(), f"has no {CONFIG}"),
     "no folder": (shutil.rmtree, "is not a saved model"),
-    "a config that is bytes": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe{"), "not valid JSON"),
+    "a config of bytes": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe{"), "not valid JSON"),
     "a config that is a list": (lambda folder: (folder / CONFIG).write_text("[]"), "not written by paretune"),
     "a folder of peft": (lambda f: (f / CONFIG).write_text('{"peft_type": "LORA"}'), "HF PEFT loads with peft"),
-    "an unknown format": (lambda folder: edit(folder, "format", to=99), "format 99.*update paretune"),
-    "an unknown method": (lambda folder: edit(folder, "adapters", to=[{"kind": "Lora"}]), "did you mean LoRA"),
-    "an unknown setting": (lambda f: edit(f, "reducer", to={"kind": "FPET", "blok": 1}), "did you mean block"),
-    "settings that do not fit": (lambda f: edit(f, "reducer", to={"kind": "FPET", "block": 9}), "blocks 0 to 1"),
-    "no fingerprint": (lambda folder: edit(folder, "fingerprint", to=None), "another backbone|lacks or misstates"),
-    "no backbone entry": (lambda folder: edit(folder, "backbone", to=None), "lacks or misstates"),
-    "no preprocessing": (lambda folder: edit(folder, "preprocessing", to=None), "lacks or misstates"),
-    "an adapter that is a number": (lambda folder: edit(folder, "adapters", to=[3]), "lacks or misstates"),
-    "a rank that is a word": (lambda f: edit(f, "adapters", to=[{"kind": "LoRA", "rank": "8"}]), "rank"),
-    "options that are a number": (lambda folder: edit(folder, "backbone", "options", to=3), "options|lacks or misstates"),
-    "an unknown option": (lambda folder: edit(folder, "backbone", "options", "depht", to=3), "depht"),
-    "a number of heads that does not divide": (lambda f: edit(f, "backbone", "options", "num_heads", to=5), "divisible"),
-    "an unknown backbone": (lambda f: edit(f, "backbone", "name", to="vit_tiny_patch61_224"), f"did you mean {VIT}"),
-    "a local backbone": (lambda f: edit(f, "backbone", "name", to="local-dir:/etc"), "unknown model"),
-    "a path as backbone": (lambda f: edit(f, "backbone", "name", to="../../etc/passwd"), "unknown model"),
-    "a file to load after": (lambda f: edit(f, "backbone", "options", "checkpoint_path", to="/etc/passwd"), "not taken"),
-    "a file to load from": (
-        lambda f: edit(f, "backbone", "options", "pretrained_cfg_overlay", to={"file": "/etc/passwd"}), "not taken",
-    ),
-    "a cache elsewhere": (lambda folder: edit(folder, "backbone", "options", "cache_dir", to="/etc"), "not taken"),
-}  # fmt: skip
+    "an unknown format": (set_to(99, "format"), "format 99.*update paretune"),
+    "an unknown method": (set_to([{"kind": "Lora"}], "adapters"), "unknown method 'Lora'.* LoRA"),
+    "an unknown setting": (set_to({"kind": "FPET", "blok": 1}, "reducer"), "did you mean block"),
+    "a setting that does not fit": (set_to({"kind": "FPET", "block": 9}, "reducer"), "blocks 0 to 1"),
+    "no fingerprint": (set_to(None, "fingerprint"), "another backbone|lacks or misstates"),
+    "no backbone entry": (set_to(None, "backbone"), "lacks or misstates"),
+    "no preprocessing": (set_to(None, "preprocessing"), "lacks or misstates"),
+    "a number as adapter": (set_to([3], "adapters"), "lacks or misstates"),
+    "a word as rank": (set_to([{"kind": "LoRA", "rank": "8"}], "adapters"), "rank"),
+    "a number as options": (set_to(3, "backbone", "options"), "options|lacks or misstates"),
+    "an unknown option": (options(depht=3), "depht"),
+    "heads that do not divide the width": (options(num_heads=5), "divisible"),
+    "an unknown backbone": (set_to("vit_tiny_patch61_224", "backbone", "name"), f"did you mean {VIT}"),
+    "a local backbone": (set_to("local-dir:/etc", "backbone", "name"), "unknown model"),
+    "a path as backbone": (set_to("../../etc/passwd", "backbone", "name"), "unknown model"),
+    "a file to load afterwards": (options(checkpoint_path="/etc/passwd"), "not taken"),
+    "a file to load from": (options(pretrained_cfg_overlay={"file": "/etc/passwd"}), "not taken"),
+    "weights from elsewhere": (options(pretrained_cfg={"url": "file:///etc/passwd"}), "not taken"),
+    "a cache elsewhere": (options(cache_dir="/etc"), "not taken"),
+}
 
 
 @pytest.mark.parametrize("what", SPOILED)

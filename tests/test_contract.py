@@ -21,8 +21,8 @@ from paretune.core.model import Adapted
 from paretune.reducers import REDUCERS
 
 CLASSES = 5
-# Settings that fit the tiny backbones, 25 to 48 patches, also where they are cut to two blocks. Bottlenecks of 16 ReLUs:
-# of a few, all may be off for all tokens, which looks like a tensor without a gradient.
+# Settings that fit the tiny backbones, 25 to 48 patches, also where they are cut to two blocks. Bottlenecks have 16
+# ReLUs: of a few, all may be off for all tokens, which looks like a tensor without a gradient.
 SETTINGS = {
     pt.LoRA: pt.LoRA(rank=2, scale=0.5, at="q v proj fc2"),
     pt.AdaptFormer: pt.AdaptFormer(width=16, scale=0.5, bias=True),
@@ -45,8 +45,8 @@ MATRIX = {f"{row} x {column}": (ROWS[row], COLUMNS[column]) for row in ROWS for 
 
 
 def share(anatomy: str, rest: bool) -> list[str]:
-    """The part of the matrix that is tried on a backbone: in every run a diagonal, which holds every row and column, and
-    another one for every backbone, so that all of the matrix is seen; the rest is slow."""
+    """The part of the matrix that is tried on a backbone: always a diagonal, which holds every row and column, another
+    one for every backbone, so that all of the matrix is seen; the rest is slow."""
     shift = list(ANATOMIES).index(anatomy)
     diagonal = [(i + j - shift) % len(COLUMNS) == 0 for i in range(len(ROWS)) for j in range(len(COLUMNS))]
     return [label for label, on_it in zip(MATRIX, diagonal, strict=True) if on_it != rest]

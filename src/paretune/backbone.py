@@ -105,11 +105,11 @@ def check_request(name: str, options: dict) -> None:
 def describe(model: nn.Module) -> Backbone:
     """The origin of a module that came ready made."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    options = {k: v for k, v in getattr(model, "_model_args", {}).items() if k != "num_classes"}
+    made_with = getattr(model, "_model_args", None)  # timm before 1.0.31 does not remember: the name alone may mislead
     return Backbone(
-        name=config.get("architecture"),
+        name=None if made_with is None else config.get("architecture"),
         source="module",
-        options=options,
+        options={k: v for k, v in (made_with or {}).items() if k != "num_classes"},
         peft=guests.describe(model),
     )
 

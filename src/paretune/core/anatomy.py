@@ -192,8 +192,8 @@ def _rotate(t: Tensor, table: Tensor, prefix: int, half: bool) -> Tensor:
 def out(attn: nn.Module, y: Tensor, h: Tensor) -> Tensor:
     """What follows the attention itself: y (B, H, N, d) -> (B, N, D), gated by the block input h where timm does so."""
     y = attn.norm(y.transpose(1, 2).flatten(2))
-    if attn.gate is not None:
-        y = y * attn.gate(h).sigmoid()
+    if (gate := getattr(attn, "gate", None)) is not None:  # timm before 1.0.28 has none
+        y = y * gate(h).sigmoid()
     return attn.proj_drop(attn.proj(y))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from paretune.core.reduction import full_precision
+from paretune.core.reduction import full_precision, widened
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0) -> Tensor:
@@ -45,14 +45,14 @@ class Look:
     readers: int
 
     def metric(self) -> Tensor:
-        """Patch keys averaged over heads: (B, M, d) float32.
+        """Patch keys averaged over heads: (B, M, d), at least float32.
 
         Keys before rotation: averaging rotated heads would cancel content and mix position into the cosine.
         """
-        return self.plain[:, :, self.prefix :].float().mean(1)
+        return widened(self.plain[:, :, self.prefix :]).mean(1)
 
     def scores(self) -> Tensor:
-        """How much attention every patch receives from the summary tokens: (B, M) float32, differentiable.
+        """How much attention every patch receives from the summary tokens: (B, M), at least float32, differentiable.
 
         The row softmax(q_cls k' / sqrt(d) + log s), averaged over heads (and over CLS and distillation token where
         there are two), without its prefix columns. Models without a summary token: the mean over all patch queries.
@@ -60,7 +60,7 @@ class Look:
         """
         asking = slice(0, self.readers) if self.readers else slice(self.prefix, None)
         with full_precision(self.q):
-            q, k = self.q[:, :, asking].float(), self.k.float()
+            q, k = widened(self.q[:, :, asking]), widened(self.k)
             logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
             if self.size is not None:
                 logits = logits + log_size(self.size)

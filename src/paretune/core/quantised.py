@@ -28,7 +28,7 @@ class QuantisedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
-        return F.linear(x, quantise(self.weight, self.codes))
+        return F.linear(x, quantise(self.weight.to(x.dtype), self.codes.to(x.dtype)))
 
 
 def quantise(weight: Tensor, codes: Tensor) -> Tensor:

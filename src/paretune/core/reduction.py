@@ -49,7 +49,7 @@ class Reduction(ABC):
 
     @abstractmethod
     def sum(self, t: Tensor) -> Tensor:
-        """Totals per slot in float32: (B, n_in) -> (B, n_out), or (B, n_in, c) -> (B, n_out, c)."""
+        """Totals per slot, at least in float32: (B, n_in) -> (B, n_out), or (B, n_in, c) -> (B, n_out, c)."""
 
     @abstractmethod
     def groups(self) -> Tensor:
@@ -57,7 +57,7 @@ class Reduction(ABC):
 
     @abstractmethod
     def matrix(self) -> Tensor:
-        """The dense map (B, n_out, n_in) in float32."""
+        """The dense map (B, n_out, n_in), at least in float32."""
 
     def mean(self, t: Tensor, size: Tensor | None) -> Tensor:
         """Weighted means per slot: t (B, n_in, c), size (B, n_in) or None for all 1 -> (B, n_out, c) in t's dtype."""
@@ -67,8 +67,7 @@ class Reduction(ABC):
             weight = self.weight if self.weight is not None else size
             if weight is None:
                 weight = torch.ones(1, self.n_in, device=t.device)
-            weight = weight.float()
-            total = self.sum(t.float() * weight[..., None])
+            total = self.sum(widened(t) * widened(weight)[..., None])
             if self.normalise:
                 total = total / self.sum(weight)[..., None]
         return total.to(t.dtype)
@@ -94,13 +93,15 @@ class Merge(Reduction):
     dst: Tensor
 
     def sum(self, t: Tensor) -> Tensor:
-        t = t.float()
+        t = widened(t)
         kept = rows(t, self.keep)
         if not self.src.shape[1]:
             return kept
         joining = rows(t, self.src)
+        batch = max(kept.shape[0], joining.shape[0], self.dst.shape[0])
+        kept, joining = (part.expand(batch, *part.shape[1:]) for part in (kept, joining))
         dst = self.dst.reshape(*self.dst.shape, *[1] * (t.dim() - 2)).expand_as(joining)
-        return kept.expand(joining.shape[0], *kept.shape[1:]).scatter_add(1, dst, joining)
+        return kept.scatter_add(1, dst, joining)
 
     def groups(self) -> Tensor:
         batch = max(self.keep.shape[0], self.dst.shape[0])
@@ -124,17 +125,23 @@ class Blend(Reduction):
 
     def sum(self, t: Tensor) -> Tensor:
         with full_precision(t):
-            t = t.float()
             if t.dim() == 2:
                 return self.sum(t[..., None])[..., 0]
-            return rows(t, self.keep) + self.share.transpose(1, 2) @ rows(t, self.src)
+            t = t.to(torch.promote_types(widened(t).dtype, self.share.dtype))
+            return rows(t, self.keep) + self.share.to(t.dtype).transpose(1, 2) @ rows(t, self.src)
 
     def groups(self) -> Tensor:
-        return self.matrix().argmax(1)
+        most, slot = self.matrix().max(1)
+        return torch.where(most > 0, slot, -1)
 
     def matrix(self) -> Tensor:
-        eye = torch.eye(self.n_in, device=self.share.device)[None]
+        eye = torch.eye(self.n_in, dtype=self.share.dtype, device=self.share.device)[None]
         return rows(eye, self.keep) + self.share.transpose(1, 2) @ rows(eye, self.src)
+
+
+def widened(t: Tensor) -> Tensor:
+    """t in float32, or in float64 if it is."""
+    return t if t.dtype == torch.float64 else t.float()
 
 
 def full_precision(t: Tensor) -> AbstractContextManager:

@@ -52,18 +52,16 @@ class Tokens:
 
     def shrink(self, block: int, reduction: Reduction) -> Tokens:
         """Let patches leave or merge as `reduction` says: features, sizes, RoPE and carried states, all alike."""
-        patch_size = None if self.size is None else self.size[:, self.prefix :]
+        size = self.size if self.size is not None else torch.ones(self.x.shape[:2], device=self.x.device)
+        prefix_size, patch_size = size.split([self.prefix, self.patches], dim=1)
 
         def mean(t: Tensor) -> Tensor:
             return torch.cat([t[:, : self.prefix], reduction.mean(t[:, self.prefix :], patch_size)], dim=1)
 
-        if patch_size is None:
-            patch_size = torch.ones(self.x.shape[0], self.patches, device=self.x.device)
-        size = reduction.sum(patch_size)
         return replace(
             self,
             x=mean(self.x),
-            size=torch.cat([size.new_ones(size.shape[0], self.prefix), size], dim=1),
+            size=torch.cat([prefix_size, reduction.sum(patch_size)], dim=1),
             rope=None if self.rope is None else reduction.pick(self.rope),
             carried={name: mean(state) for name, state in self.carried.items()},
             trail=(*self.trail, (block, reduction)),
