@@ -47,7 +47,6 @@ POOLINGS = {
     "map_without_prefix": (SIGLIP, {}),
     "map_over_cls_and_patches": ("vit_pe_core_base_patch16_224", {}),
     "rope_avg": (DINOV3, {"global_pool": "avg"}),
-    "rope_max": (DINOV3, {"global_pool": "max"}),
     "token": (VIT, {}),
     "two_tokens": (DISTILLED, {}),
 }
@@ -125,9 +124,12 @@ def test_every_vit_that_timm_has_is_timm_bit_for_bit_or_refused_by_name():
 
 @every_anatomy
 def test_in_training_the_trunk_drops_out_what_timm_drops_out(anatomy):
-    plain, images = of(anatomy)
-    rates = dict.fromkeys(("drop_path_rate", "attn_drop_rate", "proj_drop_rate", "pos_drop_rate", "drop_rate"), 0.1)
-    timm_model = build(plain.pretrained_cfg["architecture"], **{**plain._model_args, **rates}).train()
+    timm_model, images = of(anatomy)
+    for module in timm_model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.1
+        if hasattr(module, "drop_path1"):
+            module.drop_path1, module.drop_path2 = timm.layers.DropPath(0.2), timm.layers.DropPath(0.3)
     logits = []
     for model in (timm_model, pt.adapt(timm_model).train()):
         torch.manual_seed(7)
@@ -177,9 +179,8 @@ def test_a_pooling_without_classes_is_refused():
 def test_images_of_a_wrong_size_are_refused_and_the_right_one_is_told(anatomy):
     timm_model, images = of(anatomy)
     height, width = images.shape[-2:]
-    wrong = pictures((height, width + 4))
     with pytest.raises(pt.UsageError, match=rf"images are {height}x{width + 4}.*resize them"):
-        pt.adapt(timm_model)(wrong)
+        pt.adapt(timm_model)(pictures((height, width + 4)))
 
 
 @pytest.mark.parametrize("size", [(48, 48), (64, 64), (40, 72), (24, 16)], ids=str)
@@ -204,16 +205,15 @@ def test_dynamic_padding_is_timms():
 @pytest.mark.parametrize("reducer", [None, pt.FPET(block=1), pt.EViT(keep=0.5, blocks=(1, 2))], ids=str)
 @pytest.mark.parametrize("name", ["vit", "deit_distilled", "dinov3_bias", "rope_mixed", "siglip"])
 def test_gradient_checkpointing_gives_the_same_gradients(name, reducer):
-    build_backbone, size = ANATOMIES[name]
     gradients = []
     for enable in (False, True):
-        timm_model = build_backbone(0)
+        timm_model, images = of(name)
         timm_model.set_grad_checkpointing(enable)
         torch.manual_seed(3)
         model = pt.adapt(timm_model, [pt.LoRA(rank=2), pt.DenseAdapter(width=4)], reducer, classes=3).train()
         for tensor in model.parameters():
             tensor.data.add_(0.05) if tensor.requires_grad else None
-        model(pictures(size)).square().sum().backward()
+        model(images).square().sum().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
     plain, checkpointed = gradients
     assert plain.keys() == checkpointed.keys()
@@ -237,9 +237,8 @@ def test_pooling_merged_tokens_is_timms_pooling_of_their_copies(pooling):
 
 @pytest.mark.parametrize("name", ["vit", "deit_distilled", "dinov2_registers"])
 def test_a_head_on_tokens_never_asks_for_sizes(name):
-    build_backbone, size = ANATOMIES[name]
-    timm_model = build_backbone(0)
-    run = pt.adapt(timm_model, reducer=pt.ToMe(r=4)).eval().run(pictures(size))
+    timm_model, images = of(name)
+    run = pt.adapt(timm_model, reducer=pt.ToMe(r=4)).eval().run(images)
     assert torch.equal(run.logits, timm_model.forward_head(timm_model.norm(run.tokens.x)))
 
 

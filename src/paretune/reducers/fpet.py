@@ -106,7 +106,7 @@ def straight_through(similarity: Tensor, best: Tensor) -> Tensor:
     hard = F.one_hot(best, similarity.shape[-1]).to(similarity.dtype)
     threshold = similarity.topk(min(2, similarity.shape[-1]), dim=-1).values.mean(-1, keepdim=True)
     soft = (similarity - threshold).sigmoid()
-    return hard + soft - soft.detach()
+    return hard + (soft - soft.detach())  # in this order the value is the one-hot exactly
 
 
 def halves(grid: tuple[int, int], split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
