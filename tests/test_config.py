@@ -70,6 +70,17 @@ def test_every_field_has_a_help_text(kind):
     assert all(text and "\n" not in text for text in texts.values())
 
 
+def test_defaults_are_the_settings_of_the_papers():
+    assert pt.LoRA() == pt.LoRA(rank=8, scale=1.0, dropout=0.1, at="q v")
+    assert pt.AdaptFormer() == pt.AdaptFormer(width=8, scale=1.0, bias=False, dropout=0.1)
+    assert pt.DenseAdapter() == pt.DenseAdapter(width=32, scale=1.0, carry="activation")
+    assert pt.EViT() == pt.EViT(keep=0.7, blocks=(3, 6, 9), rest="merge", normalise=True)
+    assert pt.ToMe() == pt.ToMe(r=8, proportional=True)
+    assert pt.FPET() == pt.FPET(
+        6, "checkerboard", refine_width=32, refine_bits=1, stop_gradient=True, proportional=True
+    )
+
+
 @every_method
 def test_settings_are_frozen_and_hashable(kind):
     settings = kind()

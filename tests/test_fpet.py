@@ -98,18 +98,16 @@ def test_the_gradient_is_the_closed_form():
     den = size[:, a:] + (one_hot * s_a).sum(1)
     y = (size[:, a:, None] * x[:, a:] + one_hot.mT @ (s_a * leaving)) / den[..., None]
     pull = s_a * (((leaving @ g.mT) - (y * g).sum(-1)[:, None]) / den[:, None] + h[:, None])
-    torch.testing.assert_close(share.grad, pull, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(share.grad, pull, rtol=1e-11, atol=1e-11)
 
     # dL/dC_ab = s'_ab G_ab - 1/2 [b among the two best of a] sum_c s'_ac G_ac,  s' = soft (1 - soft)
-    similarity, chain = similarity.detach().requires_grad_(), similarity.grad
+    similarity, found = similarity.detach(), similarity.grad
     top = similarity.topk(2, dim=-1)
     soft = (similarity - top.values.mean(-1, keepdim=True)).sigmoid()
-    slope = (soft * (1 - soft)).detach()
+    slope = soft * (1 - soft)
     among = torch.zeros_like(slope).scatter(2, top.indices, 1.0)
     expected = slope * pull - 0.5 * among * (slope * pull).sum(-1, keepdim=True)
-    torch.testing.assert_close(chain, expected, rtol=1e-5, atol=1e-5)
-    (exact,) = torch.autograd.grad((straight_through(similarity, best) * pull).sum(), similarity)
-    torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("stop", [True, False])

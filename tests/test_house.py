@@ -96,7 +96,7 @@ def module_level(tree: ast.Module) -> ast.Module:
 def test_the_rules_see_the_files_and_their_imports():
     assert {"core/reduction", "core/model", "adapters/lora", "reducers/fpet", "cli/main", "train/fit"} <= set(FILES)
     assert {"core/anatomy", "core/leaf", "core/method", "errors"} <= own_imports("core/body")
-    assert "core/guests" in own_imports("merge")
+    assert "core/guests" in own_imports("folding")
 
 
 def test_every_file_of_the_core_imports_only_what_its_room_may_know():
@@ -127,7 +127,7 @@ def test_no_file_but_the_anatomy_and_the_backbone_reads_timms_models():
 
 
 @pytest.mark.parametrize("room", ["train", "data", "measure", "core", "show"])
-def test_no_room_but_recipe_and_checkpoint_names_a_method(room):
+def test_no_room_but_plan_and_checkpoint_names_a_method(room):
     names = [name for name in FILES if name.startswith(f"{room}/")]
     assert names
     for name in names:

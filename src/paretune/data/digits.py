@@ -68,17 +68,17 @@ def place_scans(rng: torch.Generator, scans: NDArray[np.float32]) -> NDArray[np.
     """Draw each (8, 8) scan into clutter of its own; returns (N, 32, 32, 3)."""
     count = len(scans)
     ink = _place_ink(rng, torch.from_numpy(scans)).unsqueeze(1)
-    back, fore = colour_pairs(rng, count, 0.35, 0.9)
-    image = background(rng, back, fore, clutter=0.8)
+    back, fore = colour_pairs(rng, count, 0.25, 0.8)
+    image = background(rng, back, fore, clutter=1.0)
     image = image + ink * (fore.view(count, 3, 1, 1) - image)
-    return finish(rng, image, noise=0.05).numpy()
+    return finish(rng, image, noise=0.08).numpy()
 
 
 def _place_ink(rng: torch.Generator, scans: Tensor) -> Tensor:
-    """Enlarge (N, 8, 8) scans smoothly to 16 to 24 pixels, tilt and move them; returns (N, 32, 32) ink."""
+    """Enlarge (N, 8, 8) scans smoothly to 10 to 20 pixels, tilt and move them; returns (N, 32, 32) ink."""
     count = len(scans)
-    half = uniform(rng, 8, 12, count)
-    tilt = uniform(rng, -math.radians(15), math.radians(15), count)
+    half = uniform(rng, 5, 10, count)
+    tilt = uniform(rng, -math.radians(30), math.radians(30), count)
     shift = uniform(rng, -1, 1, count, 2) * (SIZE / 2 - half).unsqueeze(1)
     cos, sin = torch.cos(tilt), torch.sin(tilt)
     # From the image's frame to the scan's, both [-1, 1]: undo the shift, the tilt and the scale.
