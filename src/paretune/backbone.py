@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 import timm
-from safetensors import SafetensorError
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
@@ -16,7 +15,7 @@ from torch import nn
 from paretune.core import guests
 from paretune.errors import UsageError, unknown
 
-EMBEDDED = "paretune_tiny"
+EMBEDDED, HUB = "paretune_tiny", "hf-hub:"
 SUFFIXES = (".npz", ".safetensors", ".pth", ".bin")
 # Options of timm.create_model that name files or override where weights come from; these are paretune's to set.
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
@@ -64,42 +63,53 @@ def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: 
     Raises UsageError for an unknown name, weights that cannot be had, or a file that does not fit.
     """
     check_request(name, options)
-    overlay = {}
     if checkpoint is not None:
-        path = Path(checkpoint)
-        if path.suffix not in SUFFIXES or not path.is_file():
-            raise UsageError(f"checkpoint '{checkpoint}' is not a file that ends in {', '.join(SUFFIXES)}")
-        overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
+        return _from_file(name, Path(checkpoint), options)
     try:
-        return timm.create_model(
-            name, pretrained=pretrained or bool(overlay), pretrained_cfg_overlay=overlay, **options
-        )
-    except (pickle.UnpicklingError, SafetensorError, KeyError, ValueError, EOFError) as error:
-        if checkpoint is None:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (TypeError, AssertionError) as error:
+        if not options:
             raise
-        raise UsageError(f"checkpoint '{checkpoint}' cannot be read as weights of {name}: {reason(error)}") from error
-    except (RuntimeError, OSError) as error:
-        if checkpoint is not None:
-            raise UsageError(f"checkpoint '{checkpoint}' does not fit {name}: {reason(error)}") from error
-        if not pretrained and not name.startswith("hf-hub:"):
+        raise UsageError(f"{name} does not take {options}: {reason(error)}") from error
+    except (RuntimeError, OSError, ValueError) as error:
+        if not pretrained and not name.startswith(HUB):
             raise
         raise UsageError(
             f"what {name} needs cannot be had ({reason(error)}): give a local file as checkpoint, "
             f"take the embedded {EMBEDDED}, or go without pretraining for a test"
         ) from error
-    except TypeError as error:
-        raise UsageError(f"{name} does not take {', '.join(options)}: {reason(error)}") from error
+
+
+def _from_file(name: str, path: Path, options: dict) -> nn.Module:
+    if path.suffix not in SUFFIXES or not path.is_file():
+        raise UsageError(f"checkpoint '{path}' is not a file that ends in {', '.join(SUFFIXES)}")
+    google = path.suffix == ".npz"
+    if google and not zipfile.is_zipfile(path):
+        raise UsageError(
+            f"checkpoint '{path}' cannot be read as weights of {name}: it is no .npz archive, or truncated"
+        )
+    # With another number of classes than the file's, timm would let any tensor be missing.
+    classes = {"num_classes": options["num_classes"]} if "num_classes" in options else {}
+    overlay = {"file": str(path), "custom_load": google, **classes}
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except RuntimeError as error:
+        raise UsageError(f"checkpoint '{path}' does not fit {name}: {reason(error)}") from error
+    except Exception as error:  # readers raise anything on a file that is not what its name says
+        raise UsageError(f"checkpoint '{path}' cannot be read as weights of {name}: {reason(error)}") from error
 
 
 def check_request(name: str, options: dict) -> None:
     """Raise UsageError for a name timm does not know or an option that paretune keeps for itself."""
     if reserved := [option for option in options if option in RESERVED]:
         raise UsageError(f"the option {reserved[0]} is not taken here: use pretrained=True or checkpoint=FILE")
-    if name.startswith("hf-hub:"):
+    if name.startswith(HUB):
         return
-    architecture = name.split(".")[0]
-    if ":" in name or not timm.is_model(architecture):
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture) or ":" in name:
         raise unknown("model", name, timm.list_models())
+    if tag and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
+        raise unknown("model", name, tagged)
 
 
 def describe(model: nn.Module) -> Backbone:

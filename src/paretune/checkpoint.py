@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable
 from pathlib import Path
 
 import timm
@@ -47,15 +46,44 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
             "this model is merged, its adapters are part of the backbone now; save the model before merging"
         )
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"'{folder}' is a file; name a folder to save into")
     folder.mkdir(parents=True, exist_ok=True)
     trained, frozen = split(model)
-    _write(folder / TENSORS, lambda path: save_file(trained, path, metadata={"format": "pt"}))
-    if model.spec.backbone.source == "pretrained":
-        (folder / BACKBONE).unlink(missing_ok=True)
-    else:
-        _write(folder / BACKBONE, lambda path: save_file(frozen, path, metadata={"format": "pt"}))
     config = described(model) | {"fingerprint": fingerprint(frozen), "training": training}
-    _write(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    fetched = model.spec.backbone.source == "pretrained"
+    with Staged(folder) as staged:
+        save_file(trained, staged.path(TENSORS), metadata={"format": "pt"})
+        if not fetched:
+            save_file(frozen, staged.path(BACKBONE), metadata={"format": "pt"})
+        staged.path(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    if fetched:
+        (folder / BACKBONE).unlink(missing_ok=True)
+
+
+class Staged:
+    """Files that appear in a folder together: written under temporary names, renamed when all of them are complete."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.names = folder, []
+
+    def path(self, name: str) -> Path:
+        """Where to write the file that will be called `name`."""
+        self.names.append(name)
+        return self._temporary(name)
+
+    def _temporary(self, name: str) -> Path:
+        return self.folder / f".{name}.{os.getpid()}.tmp"
+
+    def __enter__(self) -> Staged:
+        return self
+
+    def __exit__(self, failure: type | None, *_: object) -> None:
+        for name in self.names:
+            if failure is None:
+                os.replace(self._temporary(name), self.folder / name)
+            else:
+                self._temporary(name).unlink(missing_ok=True)
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -92,16 +120,6 @@ def described(model: Adapted) -> dict:
     }  # fmt: skip
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary name, so that nothing half-written ever carries the real one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     """The model that `save` wrote, in evaluation mode.
 
@@ -111,12 +129,14 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     folder = Path(folder)
     config = read_config(folder)
     try:
-        origin = Backbone(**config["backbone"])
+        origin = origin_of(config["backbone"])
         adapters = tuple(from_json(adapter, ADAPTERS) for adapter in config["adapters"])
         reducer = None if config["reducer"] is None else from_json(config["reducer"], REDUCERS)
-        classes, expected = config["classes"], config["fingerprint"]
+        classes, expected = config["classes"], str(config["fingerprint"])
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{folder / CONFIG} lacks or misstates {reason(error)}; save the model again") from error
 
     module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
@@ -135,6 +155,14 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
             f"this one has {found[:12]}; load it with the backbone of the training"
         )
     return model.eval()
+
+
+def origin_of(described: dict) -> Backbone:
+    """The backbone that a config names. Raises TypeError if its parts are not what `save` writes."""
+    origin = Backbone(**described)
+    if not isinstance(origin.options, dict) or not isinstance(origin.name, str | None):
+        raise TypeError("the backbone's name or options")
+    return origin
 
 
 def _backbone(folder: Path, origin: Backbone) -> nn.Module:

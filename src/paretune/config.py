@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 from itertools import pairwise
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from paretune.errors import unknown
 
@@ -39,3 +41,39 @@ def field_help(kind: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             texts[field.target.id] = " ".join(text.value.value.split())
     return texts
+
+
+def type_problems(config: Any) -> list[str]:
+    """Sentences on values that are not of their field's type, or not finite."""
+    return [
+        f"{type(config).__name__} {name}={value!r}: must be of type {getattr(hint, '__name__', hint)}"
+        for name, value, hint in _typed_values(config)
+        if not _fits(value, hint)
+    ]
+
+
+def choice_problems(config: Any) -> list[str]:
+    """Sentences on values that are none of their field's choices."""
+    problems = []
+    for name, value, hint in _typed_values(config):
+        if get_origin(hint) is Literal and value not in get_args(hint):
+            *most, last = map(repr, get_args(hint))
+            problems.append(f"{type(config).__name__} {name}={value!r}: must be {', '.join(most)} or {last}")
+    return problems
+
+
+def _typed_values(config: Any) -> list[tuple[str, Any, Any]]:
+    hints = get_type_hints(type(config))
+    return [(field.name, getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:  # tuple[int, ...]
+        return isinstance(value, tuple) and all(_fits(entry, get_args(hint)[0]) for entry in value)
+    if get_origin(hint) is Literal:
+        return True  # choice_problems tells
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))

@@ -15,9 +15,12 @@ class UsageError(ValueError):
 
 def unknown(kind: str, asked: str, known: list[str]) -> UsageError:
     """The error for a name that is not in `known`, with the nearest names as a suggestion."""
-    near = get_close_matches(asked, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
-    return UsageError(f"unknown {kind} '{asked}': {hint}")
+    by_lower = {name.lower(): name for name in known}
+    near = [by_lower[name] for name in get_close_matches(asked.lower(), by_lower, n=3)]
+    some = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
+    return UsageError(
+        f"unknown {kind} '{asked}': " + (f"did you mean {' or '.join(near)}?" if near else f"known: {some}")
+    )
 
 
 def refuse(problems: list[str], what: str) -> None:

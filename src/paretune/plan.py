@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,10 @@ from torch import nn
 
 from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA
 from paretune.backbone import Backbone, create, describe
+from paretune.config import choice_problems, type_problems
 from paretune.core import anatomy, guests
 from paretune.core.body import Body
+from paretune.core.method import Shape
 from paretune.core.model import Adapted
 from paretune.errors import UsageError, refuse, unknown
 from paretune.reducers import FPET, EViT
@@ -137,6 +139,8 @@ def adapt(
         module = guests.unwrap(backbone)
         anatomy.check(module)
         origin = describe(module)
+    if not isinstance(adapters, (list, tuple)):
+        raise UsageError(f"adapters={adapters!r}: give a list, such as [LoRA(rank=8)] or []")
     return assemble(module, origin, tuple(adapters), reducer, classes)
 
 
@@ -146,10 +150,7 @@ def assemble(
     """Put adapters, reducer and head on a backbone that is ready."""
     names = class_names(classes)
     shape = anatomy.shape(module)
-    methods = [*adapters, *([] if reducer is None else [reducer])]
-    refuse(
-        [problem for method in methods for problem in method.problems(shape)], "these settings do not fit the backbone"
-    )
+    check_methods(adapters, reducer, shape)
     if reducer is not None:
         anatomy.check_reducible(module)
 
@@ -167,6 +168,22 @@ def assemble(
         for head in anatomy.classifiers(module):
             head.requires_grad_(True)
     return model.to(next(module.parameters()).device)
+
+
+def check_methods(adapters: tuple[Any, ...], reducer: Any, shape: Shape) -> None:
+    """Raise one UsageError that says all that is wrong with these settings on a backbone of this shape."""
+    problems = [f"adapters: {one!r} is none, write e.g. LoRA(rank=8)" for one in adapters if not _is_a(one, "attach")]
+    if reducer is not None and not _is_a(reducer, "build"):
+        problems.append(f"reducer: {reducer!r} is none, write e.g. FPET(block=6)")
+    refuse(problems, "these are no methods")
+    methods = [*adapters, *([] if reducer is None else [reducer])]
+    for method in methods:
+        problems += choice_problems(method) + (type_problems(method) or method.problems(shape))
+    refuse(problems, "these settings do not fit the backbone")
+
+
+def _is_a(method: Any, what: str) -> bool:
+    return is_dataclass(method) and not isinstance(method, type) and hasattr(method, what)
 
 
 def class_names(classes: int | Sequence[str] | None) -> list[str] | None:

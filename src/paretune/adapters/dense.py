@@ -44,11 +44,7 @@ class DenseAdapter:
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
-        return [
-            *([f"DenseAdapter width={self.width}: must be at least 1"] if self.width < 1 else []),
-            *([f"DenseAdapter carry={self.carry!r}: must be 'activation' or 'output'"]
-              if self.carry not in ("activation", "output") else []),
-        ]  # fmt: skip
+        return [f"DenseAdapter width={self.width}: must be at least 1"] if self.width < 1 else []
 
     def attach(self, body: Body) -> None:
         """Add the branch."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from paretune.core.body import Body
 from paretune.core.leaf import Leaf
 from paretune.core.method import Shape
+from paretune.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ class LoRA:
         return [
             *([f"LoRA rank={self.rank}: must be 1 to {shape.width}"] if not 1 <= self.rank <= shape.width else []),
             *([f"LoRA dropout={self.dropout}: must be in [0, 1)"] if not 0 <= self.dropout < 1 else []),
-            *(["LoRA at='': name at least one of q k v proj fc1 fc2"] if not self.at.split() else []),
+            *([f"LoRA at='': name at least one of {' '.join(shape.places)}"] if not self.at.split() else []),
+            *[
+                f"LoRA at: {unknown('place', name, list(shape.places))}"
+                for name in self.at.split()
+                if name not in shape.places
+            ],
         ]
 
     def attach(self, body: Body) -> None:

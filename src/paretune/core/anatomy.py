@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from paretune.core.attention import log_size
 from paretune.core.method import Shape
+from paretune.core.reduction import widened
 from paretune.core.tokens import Tokens
 from paretune.errors import UsageError
 
@@ -215,7 +216,7 @@ def head(model: nn.Module, tokens: Tokens) -> Tensor:
 def _pool(model: nn.Module, x: Tensor, size: Tensor) -> Tensor:
     if model.global_pool == "map":
         return model.attn_pool(x, attn_mask=log_size(size).to(x.dtype))
-    mean = ((x.float() * size[..., None]).sum(1) / size.sum(1, keepdim=True)).to(x.dtype)
+    mean = ((widened(x) * size[..., None]).sum(1) / size.sum(1, keepdim=True)).to(x.dtype)
     if model.global_pool == "avg":
         return mean
     return x.amax(1) if model.global_pool == "max" else 0.5 * (x.amax(1) + mean)
@@ -248,6 +249,7 @@ def shape(model: nn.Module) -> Shape:
         head_width=model.blocks[0].attn.head_dim,
         grid=tuple(model.patch_embed.grid_size),
         prefix=model.num_prefix_tokens,
+        places=tuple(name for spot in linears(model.blocks[0]) for name in spot.parts),
     )
 
 

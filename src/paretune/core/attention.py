@@ -64,4 +64,8 @@ class Look:
             logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
             if self.size is not None:
                 logits = logits + log_size(self.size)
-            return logits.softmax(-1)[..., self.prefix :].mean((1, 2))
+            received = logits.softmax(-1)[..., self.prefix :].mean(1)  # (B, asking, M)
+            if self.readers or self.size is None:
+                return received.mean(1)
+            weight = self.size[:, self.prefix :, None]
+            return (received * weight).sum(1) / weight.sum(1)

@@ -30,13 +30,11 @@ class Body:
         name.
         """
         asked = at.split()
+        for name in asked:
+            if name not in self.shape.places:
+                raise unknown("place for leaves", name, list(self.shape.places))
         for block in self._backbone.blocks:
-            spots = anatomy.linears(block)
-            known = [name for spot in spots for name in spot.parts]
-            for name in asked:
-                if name not in known:
-                    raise unknown("place for leaves", name, known)
-            for spot in spots:
+            for spot in anatomy.linears(block):
                 if parts := {name: rows for name, rows in spot.parts.items() if name in asked}:
                     yield getattr(spot.owner, spot.attribute), parts, _putter(spot)
 

@@ -17,13 +17,15 @@ Site = Literal["attn", "mlp"]
 
 @dataclass(frozen=True)
 class Shape:
-    """What methods are built for: L blocks of width D, heads of width d, a patch grid, P prefix tokens."""
+    """What methods are built for: L blocks of width D, heads of width d, a patch grid, P prefix tokens, and the places
+    of a block where a leaf can sit."""
 
     depth: int
     width: int
     head_width: int
     grid: tuple[int, int]
     prefix: int
+    places: tuple[str, ...] = ()
 
     @property
     def patches(self) -> int:

@@ -75,9 +75,9 @@ def place_scans(rng: torch.Generator, scans: NDArray[np.float32]) -> NDArray[np.
 
 
 def _place_ink(rng: torch.Generator, scans: Tensor) -> Tensor:
-    """Enlarge (N, 8, 8) scans smoothly to 10 to 20 pixels, tilt and move them; returns (N, 32, 32) ink."""
+    """Enlarge (N, 8, 8) scans smoothly to 12 to 20 pixels, tilt and move them; returns (N, 32, 32) ink."""
     count = len(scans)
-    half = uniform(rng, 5, 10, count)
+    half = uniform(rng, 6, 10, count)
     tilt = uniform(rng, -math.radians(30), math.radians(30), count)
     shift = uniform(rng, -1, 1, count, 2) * (SIZE / 2 - half).unsqueeze(1)
     cos, sin = torch.cos(tilt), torch.sin(tilt)

@@ -45,8 +45,6 @@ class EViT:
         return [
             *([f"EViT keep={self.keep}: must be above 0 and at most 1"] if not 0 < self.keep <= 1 else []),
             *([f"EViT blocks={self.blocks}: the backbone has blocks 0 to {shape.depth - 1}"] if wrong else []),
-            *([f"EViT rest={self.rest!r}: must be 'merge', 'argmax' or 'drop'"]
-              if self.rest not in ("merge", "argmax", "drop") else []),
         ]  # fmt: skip
 
     def build(self, shape: Shape) -> EViTReducer:

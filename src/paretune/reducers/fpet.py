@@ -52,8 +52,6 @@ class FPET:
         return [
             *([f"FPET block={self.block}: the backbone has blocks 0 to {shape.depth - 1}"]
               if not 0 <= self.block < shape.depth else []),
-            *([f"FPET split={self.split!r}: must be 'checkerboard' or 'alternate'"]
-              if self.split not in ("checkerboard", "alternate") else []),
             *([f"FPET refine_width={self.refine_width}: must be at least 0"] if self.refine_width < 0 else []),
             *([f"FPET refine_bits={self.refine_bits}: must be one of {BITS}"] if self.refine_bits not in BITS else []),
         ]  # fmt: skip
