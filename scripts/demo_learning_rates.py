@@ -1,6 +1,6 @@
 """Find the demo's learning rates: accuracy on its 200 validation images, seed 0, for every un-reduced method.
 
-    python scripts/demo_learning_rates.py            about 15 minutes on two cores
+    python scripts/demo_learning_rates.py            about 6 minutes on two cores
 
 The best rate of a method (of equals the one of lower loss) stands in paretune.demo.METHODS, for its reduced form too.
 """

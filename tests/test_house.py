@@ -25,11 +25,11 @@ CORE = {
     "core/attention": {"core/reduction"},
     "core/tokens": {"core/reduction"},
     "core/method": {"core/attention", "core/reduction", "core/tokens"},
-    "core/anatomy": {"core/attention", "core/method", "core/tokens", "errors"},
+    "core/anatomy": {"core/attention", "core/method", "core/reduction", "core/tokens", "errors"},
     "core/body": {"core/anatomy", "core/leaf", "core/method", "errors"},
     "core/model": {"core/anatomy", "core/attention", "core/method", "core/tokens"},
 }
-ADAPTER = {"core/body", "core/method", "core/leaf", "core/tokens", "core/quantised"}
+ADAPTER = {"core/body", "core/method", "core/leaf", "core/tokens", "core/quantised", "errors"}
 REDUCER = {"core/attention", "core/method", "core/reduction", "core/tokens", "core/quantised"}
 
 # The only files that import timm, and what they take from it.
@@ -44,7 +44,7 @@ TIMM = {
 # What they may read of `import timm` itself.
 TIMM_NAMES = {
     "core/anatomy": {"layers"},
-    "backbone": {"create_model", "is_model", "list_models"},
+    "backbone": {"create_model", "is_model", "list_models", "list_pretrained"},
     "checkpoint": {"__version__"},
     "cli/listing": {"list_models", "__version__"},
 }

@@ -119,7 +119,7 @@ def describe(model: nn.Module) -> Backbone:
     return Backbone(
         name=None if made_with is None else config.get("architecture"),
         source="module",
-        options={k: v for k, v in (made_with or {}).items() if k != "num_classes"},
+        options=(made_with or {}) | {"num_classes": model.num_classes},
         peft=guests.describe(model),
     )
 

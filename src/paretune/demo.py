@@ -46,8 +46,8 @@ METHODS = (
     Method("FPET-LoRA", "fpet-lora", True, 1e-2),
     Method("AdaptFormer", "fpet-adaptformer", False, 1e-2),
     Method("FPET-AdaptFormer", "fpet-adaptformer", True, 1e-2),
-    Method("Dense Adapters", "sparse-tuning", False, 1e-2),
-    Method("Sparse-Tuning", "sparse-tuning", True, 1e-2),
+    Method("Dense Adapters", "sparse-tuning", False, 3e-3),
+    Method("Sparse-Tuning", "sparse-tuning", True, 3e-3),
 )
 
 COLUMNS = {

@@ -15,7 +15,7 @@ def merge(model: Adapted) -> Adapted:
     trains, and it cannot be saved as an adapter any more.
     """
     merged = copy.deepcopy(model).eval().requires_grad_(False)
+    guests.fold_all(merged.backbone)  # a leaf may sit on a guest, never the other way round
     leaf.fold_all(merged.backbone)
-    guests.fold_all(merged.backbone)
     merged.spec = None
     return merged

@@ -190,6 +190,8 @@ def class_names(classes: int | Sequence[str] | None) -> list[str] | None:
     """Names of the outputs; a number n gives "0" ... "n-1". Raises UsageError for fewer than two or repeated names."""
     if classes is None:
         return None
+    if not isinstance(classes, (int, list, tuple)):
+        raise UsageError(f"classes={classes!r}: give a number, a list of names, or None for the backbone's own head")
     names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if len(names) < 2 or len(set(names)) < len(names):
         raise UsageError(f"classes={classes!r}: a head needs at least two different classes")

@@ -96,6 +96,10 @@ def checkpointing(model: nn.Module) -> bool:
 
 def embed(model: nn.Module, images: Tensor) -> Tokens:
     """Images (B, 3, H, W) -> tokens at the door of block 0. Raises UsageError for a size that is not allowed."""
+    if images.dim() != 4:
+        raise UsageError(
+            f"images must be (B, 3, H, W), these are {tuple(images.shape)}; add a batch axis to a single one"
+        )
     size, patch = tuple(images.shape[-2:]), model.patch_embed.patch_size
     if not model.dynamic_img_size and size != tuple(model.patch_embed.img_size):
         raise UsageError(
@@ -121,13 +125,16 @@ def embed(model: nn.Module, images: Tensor) -> Tokens:
         prefix=model.num_prefix_tokens,
         readers=model.num_prefix_tokens - registers,
         grid=tuple(model.patch_embed.dynamic_feat_size(size)),
-        rope=None if rope is None else _canonical(rope),
+        rope=None if rope is None else _canonical(rope, getattr(model, "rope_mixed", False)),
     )
 
 
-def _canonical(rope: Tensor) -> Tensor:
-    """timm's tables (M, d) or (depth, heads, M, d) -> (1, M, depth|1, heads|1, d)."""
-    return rope.permute(2, 0, 1, 3)[None] if rope.dim() == 4 else rope[None, :, None, None]
+def _canonical(rope: Tensor, mixed: bool) -> Tensor:
+    """timm's tables (M, d), or mixed (L, H, M, d); after patch dropout (B, 1, M, d), or mixed (L, B, H, M, d)
+    -> (B|1, M, L|1, H|1, d)."""
+    if mixed:
+        return (rope if rope.dim() == 5 else rope[:, None]).permute(1, 3, 0, 2, 4)
+    return (rope if rope.dim() == 4 else rope[None, None]).permute(0, 2, 1, 3)[:, :, None]
 
 
 def read(block: nn.Module) -> BlockView:
@@ -208,7 +215,9 @@ def head(model: nn.Module, tokens: Tokens) -> Tensor:
     x = model.norm(tokens.x)
     if tokens.size is None or model.global_pool == "token":
         return model.forward_head(x)
-    first = 0 if getattr(model, "pool_include_prefix", False) else tokens.prefix
+    # timm's EVA shows its attention pool the prefix too; its ViT has a switch.
+    whole = model.global_pool == "map" if isinstance(model, Eva) else getattr(model, "pool_include_prefix", False)
+    first = 0 if whole else tokens.prefix
     pooled = _pool(model, x[:, first:], tokens.size[:, first:])
     return model.head(model.head_drop(model.fc_norm(pooled)))
 

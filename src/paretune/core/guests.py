@@ -10,10 +10,12 @@ from torch import nn
 
 from paretune.errors import UsageError
 
+KINDS = ("BaseTunerLayer", "AuxiliaryTrainingWrapper")
+
 
 def is_guest(module: nn.Module) -> bool:
-    """Whether this is a tuner layer of HF PEFT."""
-    return any(c.__module__.startswith("peft.") and c.__name__ == "BaseTunerLayer" for c in type(module).__mro__)
+    """Whether this is a tuner layer of HF PEFT, or a layer that it trains as a whole."""
+    return any(c.__module__.startswith("peft.") and c.__name__ in KINDS for c in type(module).__mro__)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -53,7 +55,9 @@ def inject(model: nn.Module, described: dict) -> None:
 def fold_all(root: nn.Module) -> None:
     """Replace every guest below `root` by the plain layer that computes the same in evaluation, in place."""
     for name, child in root.named_children():
-        if is_guest(child):
+        if hasattr(child, "modules_to_save") and is_guest(child):
+            setattr(root, name, child.modules_to_save["default"])
+        elif is_guest(child):
             child.merge()
             setattr(root, name, child.get_base_layer())
         else:

@@ -39,6 +39,11 @@ class Leafed(nn.Module):
         return self.leaf(self.layer, x)
 
 
+def bare(module: nn.Module) -> nn.Module:
+    """The layer below all leaves."""
+    return bare(module.layer) if isinstance(module, Leafed) else module
+
+
 @torch.no_grad()
 def folded(module: nn.Module) -> nn.Module:
     """The plain layer that computes what `module` computes in evaluation; layers without a leaf come back as they are.
