@@ -18,7 +18,7 @@ def demo(
         "demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Of the data and of training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per method; 5 unless told.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per method; 10 unless told.")] = None,
     images: Annotated[Path | None, typer.Option(help="Only write the demo's images into this new folder.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
