@@ -134,9 +134,9 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         reducer = None if config["reducer"] is None else from_json(config["reducer"], REDUCERS)
         classes, expected = config["classes"], str(config["fingerprint"])
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
+    except UsageError:
+        raise  # a sentence already
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(f"{folder / CONFIG} lacks or misstates {reason(error)}; save the model again") from error
 
     module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
