@@ -73,7 +73,7 @@ def test_a_whole_model_treats_a_token_of_size_k_as_k_copies(name):
     )
     alike = merged
     for block in range(1, 4):
-        merged, copies, alike = (model.step(block, t) for t in (merged, copies, replace(alike, size=None)))
+        merged, copies, alike = (model.step(block, t, model.reducer) for t in (merged, copies, replace(alike, size=None)))
     close(copies.x, merged.x.repeat_interleave(sizes[0], dim=1))
     assert (alike.x - merged.x).abs().max() > 1e-2
     close(anatomy.head(model.backbone, merged), anatomy.head(model.backbone, copies), 1e-6)
@@ -95,7 +95,7 @@ def test_sizes_weigh_in_only_where_the_reducer_says_so():
     images = random(2, 3, *size).float()
     with torch.no_grad():
         runs = [pt.adapt(build(0), [], pt.ToMe(r=4, proportional=p)).run(images) for p in (True, False)]
-    assert torch.equal(runs[0].tokens.trail[0][1].groups(), runs[1].tokens.trail[0][1].groups())
+    assert torch.equal(runs[0].tokens.trail[0].reduction.groups(), runs[1].tokens.trail[0].reduction.groups())
     assert (runs[0].logits - runs[1].logits).abs().max() > 1e-4
 
 

@@ -177,8 +177,8 @@ def test_the_training_forward_is_the_evaluation_forward(name, split):
     without_dropout(model.reducer)
     images = random(2, 3, *size, dtype=torch.float32)
     training, evaluation = model.train().run(images), model.eval().run(images)
-    assert type(training.tokens.trail[0][1]) is Blend
-    assert type(evaluation.tokens.trail[0][1]) is Merge
+    assert type(training.tokens.trail[0].reduction) is Blend
+    assert type(evaluation.tokens.trail[0].reduction) is Merge
     assert torch.equal(training.tokens.size, evaluation.tokens.size)
     assert torch.equal(training.tokens.groups(), evaluation.tokens.groups())
     torch.testing.assert_close(training.tokens.x, evaluation.tokens.x, rtol=1e-5, atol=1e-5)

@@ -134,7 +134,7 @@ def official_slots(kept_before, kept, count):
 
 def test_evit_keeps_the_official_patches_at_every_stage(evit):
     golden, run = evit
-    (first_block, first), (second_block, second) = run.tokens.trail
+    (first_block, first, _), (second_block, second, _) = run.tokens.trail
     assert [first_block, second_block] == json.loads(golden.says["blocks"])
     kept_first, slots_first = official_slots(None, golden["kept_0"], 36)
     kept_second, slots_second = official_slots(golden["kept_0"], golden["kept_1"], 27)

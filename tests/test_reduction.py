@@ -190,7 +190,7 @@ def test_carried_states_and_rope_leave_with_their_tokens(made_up, grid):
         assert torch.equal(after.carried["first"], after.x[..., :3]), name
         kept = reduction.keep[..., None, None, None].expand(-1, -1, 2, 3, 4)
         assert torch.equal(after.rope, kept), name
-        assert after.trail == ((0, reduction),), name
+        assert after.trail == ((0, reduction, "middle"),), name
 
 
 def chain(tokens):

@@ -51,6 +51,10 @@ class Reducer(nn.Module, ABC):
 
     proportional: bool = False
 
+    def before(self, block: int, tokens: Tokens) -> Reduction | None:
+        """The reduction of the patches of `tokens` before this block; None, unless a method says otherwise."""
+        return None
+
     @abstractmethod
     def forward(self, block: int, look: Look, tokens: Tokens) -> Reduction | None:
         """The reduction of the patches of `tokens` between attention and MLP of this block; None = leave them all."""

@@ -43,26 +43,32 @@ class Adapted(nn.Module):
         """Images (B, 3, H, W) -> logits (B, classes)."""
         return self.run(images).logits
 
-    def run(self, images: Tensor) -> Run:
-        """The same forward, returning the tokens too: where every patch went is `run.tokens.groups()`."""
+    def run(self, images: Tensor, reduced: bool = True) -> Run:
+        """The same forward, returning the tokens too: where every patch went is `run.tokens.groups()`.
+
+        With reduced=False all tokens stay, as if there were no reducer.
+        """
+        reducer = self.reducer if reduced else None
         tokens = anatomy.embed(self.backbone, images)
         for i in range(len(self.backbone.blocks)):
             if anatomy.checkpointing(self.backbone) and torch.is_grad_enabled():
-                tokens = checkpoint(self.step, i, tokens, use_reentrant=False)
+                tokens = checkpoint(self.step, i, tokens, reducer, use_reentrant=False)
             else:
-                tokens = self.step(i, tokens)
+                tokens = self.step(i, tokens, reducer)
         return Run(anatomy.head(self.backbone, tokens), tokens)
 
-    def step(self, i: int, tokens: Tokens) -> Tokens:
+    def step(self, i: int, tokens: Tokens, reducer: Reducer | None) -> Tokens:
         """Block i: attention, reduction, MLP; branches beside both."""
+        if reducer is not None and (reduction := reducer.before(i, tokens)) is not None:
+            tokens = tokens.shrink(i, reduction, "before")
         block = anatomy.read(self.backbone.blocks[i])
-        size = tokens.size if self.reducer is not None and self.reducer.proportional else None
+        size = tokens.size if reducer is not None and reducer.proportional else None
         h = block.pre1(tokens.x)
         q, k, v, plain = anatomy.qkv(block.attn, h, tokens, i)
         y = attend(q, k, v, size, anatomy.attention_dropout(block.attn))
         tokens = self.add(i, "attn", tokens, h, block.post1(anatomy.out(block.attn, y, h)))
-        if self.reducer is not None:
-            reduction = self.reducer(i, Look(q, k, plain, size, tokens.prefix, tokens.readers), tokens)
+        if reducer is not None:
+            reduction = reducer(i, Look(q, k, plain, size, tokens.prefix, tokens.readers), tokens)
             if reduction is not None:
                 tokens = tokens.shrink(i, reduction)  # features, sizes, RoPE, carried states: all alike
         h = block.pre2(tokens.x)

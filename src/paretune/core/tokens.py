@@ -4,7 +4,7 @@
         size     (B, P + M) | None            input patches that a token stands for; None = all 1, nothing merged yet
         rope     (B|1, M, L|1, H|1, d) | None rotary table, a row per patch
         carried  {name: (B, P + M, c)}        states that adapters hand to later blocks
-        trail    ((block, Reduction), ...)    what has been done to the patches so far
+        trail    (Step, ...)                  what has been done to the patches so far
 
 `shrink` is the only place where tokens leave, and everything above leaves alike. Prefix tokens stay in front, always:
 no reduction ever sees them.
@@ -13,13 +13,23 @@ no reduction ever sees them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from paretune.core.reduction import Reduction
 
-Trail = tuple[tuple[int, Reduction], ...]
+
+Place = Literal["before", "middle"]
+
+
+class Step(NamedTuple):
+    """One reduction of the patches: before block `block`, or in its middle, between attention and MLP."""
+
+    block: int
+    reduction: Reduction
+    place: Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +44,7 @@ class Tokens:
     size: Tensor | None = None
     rope: Tensor | None = None
     carried: dict[str, Tensor] = field(default_factory=dict)
-    trail: Trail = ()
+    trail: tuple[Step, ...] = ()
 
     @property
     def patches(self) -> int:
@@ -50,7 +60,7 @@ class Tokens:
         carried = {name: state for name, state in (self.carried | states).items() if state is not None}
         return replace(self, carried=carried)
 
-    def shrink(self, block: int, reduction: Reduction) -> Tokens:
+    def shrink(self, block: int, reduction: Reduction, place: Place = "middle") -> Tokens:
         """Let patches leave or merge as `reduction` says: features, sizes, RoPE and carried states, all alike."""
         size = self.size if self.size is not None else torch.ones(self.x.shape[:2], device=self.x.device)
         prefix_size, patch_size = size.split([self.prefix, self.patches], dim=1)
@@ -64,7 +74,7 @@ class Tokens:
             size=torch.cat([prefix_size, reduction.sum(patch_size)], dim=1),
             rope=None if self.rope is None else reduction.pick(self.rope),
             carried={name: mean(state) for name, state in self.carried.items()},
-            trail=(*self.trail, (block, reduction)),
+            trail=(*self.trail, Step(block, reduction, place)),
         )
 
     def groups(self) -> Tensor:
@@ -74,13 +84,13 @@ class Tokens:
         """
         device = self.x.device
         groups = torch.arange(self.grid[0] * self.grid[1], device=device).expand(self.x.shape[0], -1)
-        for _, reduction in self.trail:
-            step = reduction.groups().expand(groups.shape[0], -1)
-            groups = torch.where(groups < 0, groups, step.gather(1, groups.clamp(min=0)))
+        for step in self.trail:
+            next_groups = step.reduction.groups().expand(groups.shape[0], -1)
+            groups = torch.where(groups < 0, groups, next_groups.gather(1, groups.clamp(min=0)))
         return torch.where(groups < 0, groups, groups + self.prefix)
 
     def unmerge(self, t: Tensor, fill: float = 0.0) -> Tensor:
         """Values of the patch tokens left, back on the input grid: (B, M, ...) -> (B, rows * columns, ...)."""
-        for _, reduction in reversed(self.trail):
-            t = reduction.spread(t, fill)
+        for step in reversed(self.trail):
+            t = step.reduction.spread(t, fill)
         return t

@@ -107,9 +107,10 @@ class _Runner(nn.Module):
 
 def tokens_per_block(run: Run, depth: int) -> tuple[tuple[int, int], ...]:
     """Tokens (in attention, in the MLP) of every block, prefix included, read off the trail."""
-    steps = {block: (reduction.n_in, reduction.n_out) for block, reduction in run.tokens.trail}
+    left = {(step.block, step.place): step.reduction.n_out for step in run.tokens.trail}
     rows, now = [], run.tokens.grid[0] * run.tokens.grid[1]
     for block in range(depth):
-        before, now = steps.get(block, (now, now))
-        rows.append((before + run.tokens.prefix, now + run.tokens.prefix))
+        attention = left.get((block, "before"), now)
+        now = left.get((block, "middle"), attention)
+        rows.append((attention + run.tokens.prefix, now + run.tokens.prefix))
     return tuple(rows)
