@@ -3,7 +3,9 @@
     w~ = (w - mean) / (std + 1e-5)         over the whole matrix, std unbiased
     weight = std * code(w~) + mean         code = the nearest of 2^bits fixed values
 
-Gradients pass `code` unchanged (straight-through) and flow through mean and std.
+Gradients pass `code` unchanged (straight-through) and flow through mean and std. Stored are the number of every code,
+mean and std: (out in bits) / 8 + 8 bytes. They say what the layer computes but not what w was; what is loaded trains on
+from a w that stands for the same.
 """
 
 from __future__ import annotations
@@ -14,40 +16,129 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BITS = (1, 2, 4)
+from paretune.core.packed import Packed, from_bytes, to_bytes
+
+BITS = (1, 2, 4, 8)
+EPSILON = 1e-5
 
 
-class QuantisedLinear(nn.Module):
-    """y = x weight', no bias; the stored float weights (out, in) are seen only through their codes."""
+class QuantisedLinear(Packed):
+    """y = x weight', no bias; the float weights w (out, in), which train, are seen only through their codes."""
 
     def __init__(self, inputs: int, outputs: int, bits: int = 1):
         super().__init__()
+        self.bits = bits
         self.register_buffer("codes", torch.tensor(codebook(bits)), persistent=False)
+        # What rounding left between the mean and std of w and the stored ones, which are exact; zero until `unpack`.
+        self.register_buffer("remainder", torch.zeros(2, dtype=torch.float64), persistent=False)
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> (..., out)."""
-        return F.linear(x, quantise(self.weight.to(x.dtype), self.codes.to(x.dtype)))
+        return F.linear(x, self.quantised().to(x.dtype))
+
+    def quantised(self) -> Tensor:
+        """The weights that it computes with, (out, in), in float32 or wider."""
+        return quantise(self.weight, self.codes, self.remainder)
+
+    def layout(self) -> dict:
+        return {"bits": self.bits, "shape": list(self.weight.shape)}
+
+    @torch.no_grad()
+    def pack(self) -> tuple[Tensor, Tensor]:
+        mean_std = (moments(self.weight) + self.remainder).float()
+        return to_bytes(nearest(self.weight, self.codes, mean_std).flatten(), self.bits), mean_std
+
+    @torch.no_grad()
+    def unpack(self, codes: Tensor, scales: Tensor) -> None:
+        numbers = from_bytes(codes, self.bits, self.weight.numel()).view(self.weight.shape)
+        mean, std = scales.double()
+        normal = within_cells(numbers, torch.tensor(codebook(self.bits)).double(), std / (std + EPSILON))
+        self.weight.copy_(mean + (std + EPSILON) * normal)
+        self.remainder = scales.to(self.weight.device).double() - moments(self.weight)
 
 
-def quantise(weight: Tensor, codes: Tensor) -> Tensor:
-    """The weights that a matrix stands for when every entry is one of `codes`, ascending; straight-through gradient."""
-    mean, std = weight.mean(), weight.std()
-    normal = (weight - mean) / (std + 1e-5)
-    nearest = codes[torch.bucketize(normal.detach(), (codes[1:] + codes[:-1]) / 2)]
-    return std * (normal + (nearest - normal).detach()) + mean
+def quantise(weight: Tensor, codes: Tensor, remainder: Tensor | float = 0.0) -> Tensor:
+    """The weights that a matrix stands for when every entry is one of `codes`, ascending; straight-through gradient.
+
+    `remainder` (2,) is added to mean and std. A function of the codes, mean and std alone, to the last bit.
+    """
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    mean_std = (moments(weight) + remainder).to(weight.dtype)
+    chosen = codes.to(weight.dtype)[nearest(weight, codes, mean_std)]
+    mean, std = mean_std
+    normal = (weight - mean) / (std + EPSILON)
+    return std * (chosen + (normal - normal.detach())) + mean
+
+
+def moments(weight: Tensor) -> Tensor:
+    """Mean and unbiased standard deviation, (2,), in float64: the order of summation is lost in rounding to float32."""
+    wide = weight.double()
+    return torch.stack([wide.mean(), wide.std()])
+
+
+@torch.no_grad()
+def nearest(weight: Tensor, codes: Tensor, mean_std: Tensor) -> Tensor:
+    """The number of the code nearest to every normalised weight. In float32 always, so that a copy of wider type, as
+    folding makes it, has the same codes."""
+    codes, (mean, std) = codes.float(), mean_std.float()
+    return torch.bucketize((weight.float() - mean) / (std + EPSILON), (codes[1:] + codes[:-1]) / 2)
+
+
+def within_cells(numbers: Tensor, codes: Tensor, std: Tensor) -> Tensor:
+    """Normalised weights that have the codes of these numbers, mean 0 and the given std, as nearly as they can.
+
+    The codes themselves have neither; they are shifted and scaled, in turns with a step back to the inner half of the
+    cells.
+    """
+    quarter = F.pad(codes.diff() / 4, (1, 1), value=torch.inf)
+    low, high = (codes - quarter[:-1])[numbers], (codes + quarter[1:])[numbers]
+    normal = codes[numbers]
+    for _ in range(20):
+        normal = (normal - normal.mean()) / normal.std().clamp(min=1e-9) * std
+        normal = normal.clamp(low, high)
+    return normal
 
 
 @lru_cache
 def codebook(bits: int) -> tuple[float, ...]:
     """The 2^bits values that lose least of a standard normal in L1, ascending.
 
-    A value is the median of its cell, a cell ends halfway between neighbours; found by repeating the two rules.
+    A value is the median of its cell, a cell ends halfway between neighbours. Solved for the values below zero by
+    Newton's method, from values as dense as the square root of the normal density, which is right for many.
     """
-    codes = torch.linspace(-1.5, 1.5, 2**bits, dtype=torch.float64)
-    for _ in range(2000):
-        cell_ends = torch.special.ndtr(F.pad((codes[1:] + codes[:-1]) / 2, (1, 1), value=torch.inf))
-        cell_ends[0] = 0.0
-        codes = torch.special.ndtri((cell_ends[1:] + cell_ends[:-1]) / 2)
-    return tuple(codes.tolist())
+    half = 2 ** (bits - 1)
+    ranks = torch.arange(half, dtype=torch.float64, device="cpu") + 0.5
+    codes = 2**0.5 * torch.special.ndtri(ranks / (2 * half))
+    for _ in range(8):
+        ends = (codes[1:] + codes[:-1]) / 2
+        mass = F.pad(F.pad(torch.special.ndtr(ends), (1, 0)), (0, 1), value=0.5)
+        medians = torch.special.ndtri((mass[1:] + mass[:-1]) / 2)
+        pull = F.pad(_density(ends), (1, 1)) / 4  # of a neighbour, through the end between them
+        slope = torch.diag(pull[1:] + pull[:-1]) + torch.diag(pull[1:-1], 1) + torch.diag(pull[1:-1], -1)
+        slope /= _density(medians)[:, None]
+        codes = codes - torch.linalg.solve(torch.eye(half, dtype=torch.float64, device="cpu") - slope, codes - medians)
+    return (*codes.tolist(), *(-codes.flip(0)).tolist())
+
+
+def _density(x: Tensor) -> Tensor:
+    return torch.exp(-x.square() / 2) / (2 * torch.pi) ** 0.5
+
+
+def linear(inputs: int, outputs: int, bits: int, bias: bool = False) -> nn.Linear | QuantisedLinear:
+    """A projection of `bits` bits a weight; 0 = float weights, which alone can have a bias."""
+    return QuantisedLinear(inputs, outputs, bits) if bits else nn.Linear(inputs, outputs, bias=bias)
+
+
+def weight_of(projection: nn.Linear | QuantisedLinear) -> Tensor:
+    """The weights that a projection computes with, (out, in)."""
+    return projection.quantised() if isinstance(projection, QuantisedLinear) else projection.weight
+
+
+def start_(projection: nn.Linear | QuantisedLinear) -> None:
+    """Let a projection begin at zero, or, where the quantiser divides by the spread of the weights, near to it."""
+    if isinstance(projection, QuantisedLinear):
+        nn.init.trunc_normal_(projection.weight, std=1e-3, a=-2e-3, b=2e-3)
+    else:
+        nn.init.zeros_(projection.weight)

@@ -64,13 +64,16 @@ class Reduction(ABC):
         # Float32 with autocast off: bfloat16 counts exactly only to 256, and a large channel times a size overflows
         # float16. A sum and a division, because scatter_reduce("mean") exports to ONNX without an error and is wrong.
         with full_precision(t):
-            weight = self.weight if self.weight is not None else size
-            if weight is None:
-                weight = torch.ones(1, self.n_in, device=t.device)
+            weight = self._weight(size, t.device)
             total = self.sum(widened(t) * widened(weight)[..., None])
             if self.normalise:
                 total = total / self.sum(weight)[..., None]
         return total.to(t.dtype)
+
+    def _weight(self, size: Tensor | None, device: torch.device) -> Tensor:
+        """The weights of `mean`, (B|1, n_in)."""
+        weight = self.weight if self.weight is not None else size
+        return torch.ones(1, self.n_in, device=device) if weight is None else weight
 
     def pick(self, t: Tensor) -> Tensor:
         """Values of the representatives: (B|1, n_in, ...) -> (B, n_out, ...)."""
@@ -93,14 +96,29 @@ class Merge(Reduction):
     dst: Tensor
 
     def sum(self, t: Tensor) -> Tensor:
-        t = widened(t)
-        kept = rows(t, self.keep)
+        return self._joined(widened(rows(t, self.keep)), widened(rows(t, self.src)))
+
+    def mean(self, t: Tensor, size: Tensor | None) -> Tensor:
+        if not self.normalise:
+            return super().mean(t, size)
+        if not self.src.shape[1]:
+            return self.pick(t)
+        # The same mean as a step from the representative towards those who join: work, and what the backward pass must
+        # keep, are proportional to the tokens that join and not to all of them.
+        with full_precision(t):
+            weight = widened(self._weight(size, t.device))
+            kept = widened(rows(t, self.keep))
+            share = rows(weight, self.src) / rows(self.sum(weight), self.dst)
+            way = widened(rows(t, self.src)) - rows(kept, self.dst)
+            return self._joined(kept, share[..., None] * way).to(t.dtype)
+
+    def _joined(self, kept: Tensor, joining: Tensor) -> Tensor:
+        """kept (B|1, n_out, ...) + what joins every slot, joining (B|1, s, ...)."""
         if not self.src.shape[1]:
             return kept
-        joining = rows(t, self.src)
         batch = max(kept.shape[0], joining.shape[0], self.dst.shape[0])
         kept, joining = (part.expand(batch, *part.shape[1:]) for part in (kept, joining))
-        dst = self.dst.reshape(*self.dst.shape, *[1] * (t.dim() - 2)).expand_as(joining)
+        dst = self.dst.reshape(*self.dst.shape, *[1] * (kept.dim() - 2)).expand_as(joining)
         return kept.scatter_add(1, dst, joining)
 
     def groups(self) -> Tensor:
@@ -151,6 +169,8 @@ def full_precision(t: Tensor) -> AbstractContextManager:
 
 def rows(t: Tensor, index: Tensor) -> Tensor:
     """t[b, index[b]]: t (B|1, n, ...), index (B|1, k) -> (B, k, ...), either of them broadcast over images."""
-    batch = max(t.shape[0], index.shape[0])
-    index = index.reshape(*index.shape, *[1] * (t.dim() - 2)).expand(batch, -1, *t.shape[2:])
-    return t.expand(batch, *t.shape[1:]).gather(1, index)
+    if index.shape[0] == 1:
+        return t[:, index[0]]
+    # Not t.gather: that would keep t for the backward pass, and is half as fast.
+    images = torch.arange(t.shape[0], device=t.device)[:, None]
+    return t[images if t.shape[0] > 1 else torch.zeros_like(images), index]

@@ -66,7 +66,8 @@ class Tokens:
         prefix_size, patch_size = size.split([self.prefix, self.patches], dim=1)
 
         def mean(t: Tensor) -> Tensor:
-            return torch.cat([t[:, : self.prefix], reduction.mean(t[:, self.prefix :], patch_size)], dim=1)
+            prefix, patches = t.split([self.prefix, self.patches], dim=1)
+            return torch.cat([prefix, reduction.mean(patches, patch_size)], dim=1)
 
         return replace(
             self,
