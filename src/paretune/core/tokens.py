@@ -20,7 +20,6 @@ from torch import Tensor
 
 from paretune.core.reduction import Reduction
 
-
 Place = Literal["before", "middle"]
 
 
