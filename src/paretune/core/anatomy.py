@@ -210,15 +210,19 @@ def attention_dropout(attn: nn.Module) -> float:
     return attn.attn_drop.p if attn.training else 0.0
 
 
-def head(model: nn.Module, tokens: Tokens) -> Tensor:
-    """Tokens after the last block -> logits (B, classes); pooling weighs merged tokens by their size."""
-    x = model.norm(tokens.x)
-    if tokens.size is None or model.global_pool == "token":
-        return model.forward_head(x)
+def final_norm(model: nn.Module, x: Tensor) -> Tensor:
+    """The residual stream after the last block -> features, both (B, N, D)."""
+    return model.norm(x)
+
+
+def head(model: nn.Module, features: Tensor, size: Tensor | None, prefix: int) -> Tensor:
+    """Features (B, N, D) -> logits (B, classes); pooling weighs merged tokens by their size (B, N)."""
+    if size is None or model.global_pool == "token":
+        return model.forward_head(features)
     # timm's EVA shows its attention pool the prefix too; its ViT has a switch.
     whole = model.global_pool == "map" if isinstance(model, Eva) else getattr(model, "pool_include_prefix", False)
-    first = 0 if whole else tokens.prefix
-    pooled = _pool(model, x[:, first:], tokens.size[:, first:])
+    first = 0 if whole else prefix
+    pooled = _pool(model, features[:, first:], size[:, first:])
     return model.head(model.head_drop(model.fc_norm(pooled)))
 
 
@@ -228,6 +232,7 @@ def _pool(model: nn.Module, x: Tensor, size: Tensor) -> Tensor:
     mean = ((widened(x) * size[..., None]).sum(1) / size.sum(1, keepdim=True)).to(x.dtype)
     if model.global_pool == "avg":
         return mean
+    x = x.masked_fill(size[..., None] == 0, -torch.inf)  # let go, but still here
     return x.amax(1) if model.global_pool == "max" else 0.5 * (x.amax(1) + mean)
 
 

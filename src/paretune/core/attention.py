@@ -9,24 +9,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from paretune.core.reduction import full_precision, widened
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0, masked: bool = False
+) -> Tensor:
     """Fused attention: q, k, v (B, H, N, d), size (B, N) or None for all 1 -> (B, H, N, d).
 
-    Without sizes no bias is formed, so every fused kernel stays available.
+    Without sizes no bias is formed, so every fused kernel stays available. masked: some sizes are 0, see below.
     """
+    if masked:
+        return F.dropout(masked_attention(q, k, size), dropout).to(v.dtype) @ v
     bias = None if size is None else log_size(size).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def log_size(size: Tensor) -> Tensor:
     """The attention bias of token sizes: (B, N) -> (B, 1, 1, N)."""
-    return size.log()[:, None, None, :]
+    return size.clamp(min=1e-30).log()[:, None, None, :]  # a size of 0 would turn the gradient into NaN
+
+
+def masked_attention(q: Tensor, k: Tensor, size: Tensor) -> Tensor:
+    """The attention map (B, H, N, N) where tokens of size 0 are attended by themselves alone, float32 or wider.
+
+    A_ij = (m_ij e_ij + eps / N) / (sum_j m_ij e_ij + eps), m_ij = size_j, m_ii = 1 for a token of size 0
+    (DynamicViT, Rao et al. 2021, equation 11). Formed explicitly: an additive mask of log 0 would let no gradient
+    through to the sizes.
+    """
+    with full_precision(q):
+        logits = widened(q) @ widened(k).transpose(-2, -1) * q.shape[-1] ** -0.5
+        e = (logits - logits.amax(-1, keepdim=True).detach()).exp()
+        itself = torch.diag_embed(torch.where(size > 0, size, 1.0).detach())
+        others = size[:, None, :] * (1 - torch.eye(size.shape[1], device=size.device, dtype=size.dtype))
+        weighted = e * (itself + others)[:, None]
+        eps = 1e-6
+        return (weighted + eps / size.shape[1]) / (weighted.sum(-1, keepdim=True) + eps)
 
 
 @dataclass(frozen=True, eq=False)

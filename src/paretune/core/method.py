@@ -33,6 +33,16 @@ class Shape:
         return self.grid[0] * self.grid[1]
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A forward with its evidence: logits (B, classes), the tokens after the last block, and their features
+    (B, N, D) after the final norm."""
+
+    logits: Tensor
+    tokens: Tokens
+    features: Tensor
+
+
 class Branch(nn.Module, ABC):
     """A trained module beside the attention or the MLP of the blocks; one module serves the whole trunk."""
 

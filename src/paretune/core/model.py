@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,16 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from paretune.core import anatomy
 from paretune.core.attention import Look, attend
-from paretune.core.method import Reducer, Site
+from paretune.core.method import Reducer, Run, Site
 from paretune.core.tokens import Tokens
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A forward with its evidence: logits (B, classes) and the tokens after the last block."""
-
-    logits: Tensor
-    tokens: Tokens
 
 
 class Adapted(nn.Module):
@@ -55,17 +46,18 @@ class Adapted(nn.Module):
                 tokens = checkpoint(self.step, i, tokens, reducer, use_reentrant=False)
             else:
                 tokens = self.step(i, tokens, reducer)
-        return Run(anatomy.head(self.backbone, tokens), tokens)
+        features = anatomy.final_norm(self.backbone, tokens.x)
+        return Run(anatomy.head(self.backbone, features, tokens.size, tokens.prefix), tokens, features)
 
     def step(self, i: int, tokens: Tokens, reducer: Reducer | None) -> Tokens:
         """Block i: attention, reduction, MLP; branches beside both."""
         if reducer is not None and (reduction := reducer.before(i, tokens)) is not None:
             tokens = tokens.shrink(i, reduction, "before")
         block = anatomy.read(self.backbone.blocks[i])
-        size = tokens.size if reducer is not None and reducer.proportional else None
+        size = tokens.size if tokens.masked or (reducer is not None and reducer.proportional) else None
         h = block.pre1(tokens.x)
         q, k, v, plain = anatomy.qkv(block.attn, h, tokens, i)
-        y = attend(q, k, v, size, anatomy.attention_dropout(block.attn))
+        y = attend(q, k, v, size, anatomy.attention_dropout(block.attn), tokens.masked)
         tokens = self.add(i, "attn", tokens, h, block.post1(anatomy.out(block.attn, y, h)))
         if reducer is not None:
             reduction = reducer(i, Look(q, k, plain, size, tokens.prefix, tokens.readers), tokens)

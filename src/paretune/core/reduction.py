@@ -29,7 +29,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reduction(ABC):
-    """A map from n_in to n_out tokens; its finals are Merge and Blend.
+    """A map from n_in to n_out tokens; its finals are Merge, Blend and Mask.
 
     keep (B|1, n_out) int64: the representative of every slot, an index into the n_in tokens
     src (B|1, s) int64: the tokens that join a slot; s may be 0
@@ -155,6 +155,36 @@ class Blend(Reduction):
     def matrix(self) -> Tensor:
         eye = torch.eye(self.n_in, dtype=self.share.dtype, device=self.share.device)[None]
         return rows(eye, self.keep) + self.share.transpose(1, 2) @ rows(eye, self.src)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Mask(Reduction):
+    """Nobody leaves: a token that is let go keeps its slot and its features, with size 0, and is attended by itself
+    alone (training of DynamicViT). Every token is its own representative, nobody joins.
+
+    alive (B, n_in) float32: 1 = stays, 0 = let go; may carry a straight-through gradient, which reaches the sizes
+    """
+
+    alive: Tensor
+
+    @classmethod
+    def of(cls, alive: Tensor) -> Mask:
+        """The mask that lets go of the tokens with alive == 0."""
+        keep = torch.arange(alive.shape[1], device=alive.device)[None]
+        return cls(n_in=alive.shape[1], keep=keep, src=keep[:, :0], alive=alive)
+
+    def sum(self, t: Tensor) -> Tensor:
+        t = widened(t)
+        return self.alive.to(t.dtype).reshape(*self.alive.shape, *[1] * (t.dim() - 2)) * t
+
+    def mean(self, t: Tensor, size: Tensor | None) -> Tensor:
+        return t
+
+    def groups(self) -> Tensor:
+        return torch.where(self.alive > 0, self.keep, -1)
+
+    def matrix(self) -> Tensor:
+        return torch.diag_embed(self.alive)
 
 
 def widened(t: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The bundle that travels through the trunk: tokens and everything that belongs to a token.
 
         x        (B, P + M, D)                residual stream: P prefix tokens (CLS, distillation, registers), M patches
-        size     (B, P + M) | None            input patches that a token stands for; None = all 1, nothing merged yet
+        size     (B, P + M) | None            input patches that a token stands for; None = all 1, nothing merged yet;
+                                              0 = let go, but still here (Mask)
         rope     (B|1, M, L|1, H|1, d) | None rotary table, a row per patch
         carried  {name: (B, P + M, c)}        states that adapters hand to later blocks
         trail    (Step, ...)                  what has been done to the patches so far
@@ -18,7 +19,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from paretune.core.reduction import Reduction
+from paretune.core.reduction import Mask, Reduction
 
 Place = Literal["before", "middle"]
 
@@ -49,6 +50,11 @@ class Tokens:
     def patches(self) -> int:
         """Patch tokens now, M."""
         return self.x.shape[1] - self.prefix
+
+    @property
+    def masked(self) -> bool:
+        """Whether patches that were let go are still here, with size 0."""
+        return any(isinstance(step.reduction, Mask) for step in self.trail)
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with other features (B, P + M, D)."""
