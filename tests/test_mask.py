@@ -90,7 +90,8 @@ def test_letting_go_by_a_mask_gives_the_logits_of_letting_go_for_real(name):
         model.reducer = LetGo(masking)
         runs.append(model.run(images))
     masked, gone = runs
-    torch.testing.assert_close(masked.logits, gone.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(masked.logits, gone.logits, rtol=1e-2, atol=1e-3)  # the formula's eps
+    assert (model.run(images, reduced=False).logits - gone.logits).abs().max() > 1e-2
     assert masked.tokens.patches == masked.tokens.grid[0] * masked.tokens.grid[1] > gone.tokens.patches
     assert torch.equal(masked.tokens.groups() < 0, gone.tokens.groups() < 0)
     assert not masked.tokens.size[:, masked.tokens.prefix :][(masked.tokens.groups() < 0)].any()

@@ -84,6 +84,17 @@ def test_mean_is_the_weighted_matrix_over_its_row_sums(reduction, sized, dtype):
     torch.testing.assert_close(found, (matrix @ t.float()).to(dtype), rtol=last_place, atol=1e-5)
 
 
+def test_a_peak_is_the_channel_wise_maximum_of_every_slot_and_nothing_else_differs():
+    plain = REDUCTIONS["merge"]
+    peak, t = replace(plain, peak=True), random(B, N, 3)
+    groups = plain.groups()
+    expected = torch.stack([torch.stack([t[b, groups[b] == slot].amax(0) for slot in range(4)]) for b in range(B)])
+    assert torch.equal(peak.mean(t, torch.rand(B, N)), expected)
+    assert torch.equal(peak.sum(t), plain.sum(t))
+    assert plain.linear
+    assert not peak.linear
+
+
 def test_spread_is_the_transposed_matrix_and_fills_what_was_dropped(reduction):
     t, matrix = random(B, 4, 3), explicit(reduction)
     dropped = matrix.sum(1) == 0

@@ -47,6 +47,11 @@ class Reduction(ABC):
         """Tokens left."""
         return self.keep.shape[1]
 
+    @property
+    def linear(self) -> bool:
+        """Whether `mean` is linear in the values, as adapters that carry narrow states rely on."""
+        return True
+
     @abstractmethod
     def sum(self, t: Tensor) -> Tensor:
         """Totals per slot, at least in float32: (B, n_in) -> (B, n_out), or (B, n_in, c) -> (B, n_out, c)."""
@@ -91,14 +96,22 @@ class Merge(Reduction):
     """Tokens really leave: the index form, for every grouping that itself needs no gradient.
 
     dst (B|1, s) int64: the slot that each `src` token joins
+    peak: `mean` takes the channel-wise maximum of a slot instead (max pooling); then it is not linear
     """
 
     dst: Tensor
+    peak: bool = False
+
+    @property
+    def linear(self) -> bool:
+        return not self.peak
 
     def sum(self, t: Tensor) -> Tensor:
         return self._joined(widened(rows(t, self.keep)), widened(rows(t, self.src)))
 
     def mean(self, t: Tensor, size: Tensor | None) -> Tensor:
+        if self.peak:
+            return self._joined(rows(t, self.keep), rows(t, self.src), "amax")
         if not self.normalise:
             return super().mean(t, size)
         if not self.src.shape[1]:
@@ -112,14 +125,14 @@ class Merge(Reduction):
             way = widened(rows(t, self.src)) - rows(kept, self.dst)
             return self._joined(kept, share[..., None] * way).to(t.dtype)
 
-    def _joined(self, kept: Tensor, joining: Tensor) -> Tensor:
-        """kept (B|1, n_out, ...) + what joins every slot, joining (B|1, s, ...)."""
+    def _joined(self, kept: Tensor, joining: Tensor, how: str = "sum") -> Tensor:
+        """kept (B|1, n_out, ...) together with what joins every slot, joining (B|1, s, ...)."""
         if not self.src.shape[1]:
             return kept
         batch = max(kept.shape[0], joining.shape[0], self.dst.shape[0])
         kept, joining = (part.expand(batch, *part.shape[1:]) for part in (kept, joining))
         dst = self.dst.reshape(*self.dst.shape, *[1] * (kept.dim() - 2)).expand_as(joining)
-        return kept.scatter_add(1, dst, joining)
+        return kept.scatter_add(1, dst, joining) if how == "sum" else kept.scatter_reduce(1, dst, joining, how)
 
     def groups(self) -> Tensor:
         batch = max(self.keep.shape[0], self.dst.shape[0])
