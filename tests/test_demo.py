@@ -10,7 +10,8 @@ from paretune.cli.demo import write
 from paretune.data import open_image
 from paretune.demo import COLUMNS, METHODS, data, demo
 from paretune.plan import RECIPES
-from paretune.show.merged import merged, sheet
+from paretune.show.merged import merged
+from paretune.show.sheet import sheet
 
 
 def test_patches_with_a_token_of_their_own_are_shown_as_they_are():

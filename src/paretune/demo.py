@@ -18,11 +18,12 @@ from paretune.data.digits import digits, pixel_baseline
 from paretune.data.transforms import evaluation
 from paretune.errors import UsageError
 from paretune.measure.cost import cost
+from paretune.measure.machine import environment
 from paretune.plan import RECIPES, Schedule, adapt
-from paretune.show.merged import merged, sheet
+from paretune.show.merged import merged
+from paretune.show.sheet import sheet
 from paretune.train.evaluate import evaluate
 from paretune.train.fit import fit
-from paretune.train.record import environment
 
 TRAIN, VALIDATE, TEST = 800, 200, 797
 EPOCHS, BATCH = 10, 32

@@ -1,0 +1,42 @@
+"""`paretune report`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paretune.cli import options
+from paretune.cli.output import answer
+
+
+def report(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of `paretune train`, files of `paretune bench --json`, the demo's result.json."),
+    ],
+    image: Annotated[list[Path] | None, typer.Option(help="Images to draw token maps of; several may follow.")] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "paretune report",
+    block: Annotated[
+        int | None, typer.Option(min=0, help="Whose attention maps show; the last block's by default.")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write one HTML page that compares runs and benchmarks, and needs nothing but a browser.
+
+    It holds the table of all figures, accuracy against cost with its Pareto front, tokens per block, and for every
+    --image which patches each model keeps, merges and drops, and where it looks. What a benchmark timed and a run
+    trained with the same settings becomes one row.
+    """
+    from paretune.show.report import report
+
+    page = report(sources, image or [], title, block)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    new.write_text(page, encoding="utf-8")
+    os.replace(new, out)
+    size = out.stat().st_size
+    answer({"out": str(out), "bytes": size}, as_json, lambda: typer.echo(f"saved in {out}, {size / 1000:,.0f} kB"))

@@ -1,0 +1,83 @@
+"""`paretune show`"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paretune.cli import options
+from paretune.cli.output import answer
+from paretune.errors import UsageError
+
+
+def show(
+    model: Annotated[
+        str, typer.Argument(help="Folder that `paretune train` wrote; or a backbone's name, with --recipe.")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Image files; each gets a row of pictures.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="What to put on a backbone that is given by name, untrained.")
+    ] = None,
+    set_: options.Set = None,
+    out: Annotated[Path, typer.Option(help="The picture to write, a .png file.")] = Path("tokens.png"),
+    block: Annotated[
+        int | None, typer.Option(min=0, help="Whose attention is shown; the last block's by default.")
+    ] = None,
+    image_size: options.ImageSize = None,
+    pretrained: options.Pretrained = True,
+    checkpoint: options.Checkpoint = None,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw which patches are kept, merged or dropped at every reduction, and the attention before and after.
+
+    From left to right: the image as the model sees it; the patches after each reduction, six of them at most; where
+    the class token looks in the backbone alone, with all tokens, and in this model, on one scale of colours.
+    """
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: the picture is a PNG, name a file that ends in .png")
+    from paretune.show.panels import panels, picture_of
+    from paretune.train.device import pick_device
+
+    where = pick_device(device)
+    adapted = _model(model, recipe, set_, image_size, pretrained, checkpoint)
+    found = panels(adapted.to(where).eval(), images, block)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    picture_of(found).save(new, format="PNG")
+    os.replace(new, out)
+    answer(_value(found, images, out), as_json, lambda: _say(found, out))
+
+
+def _model(model: str, recipe: str | None, set_: list[str] | None, image_size: int | None, pretrained: bool,
+           checkpoint: Path | None):  # fmt: skip
+    """A saved folder, or a backbone with a recipe on it."""
+    if Path(model).is_dir():
+        asked = {"--recipe": recipe, "--set": set_, "--image-size": image_size, "--checkpoint": checkpoint}
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise UsageError(f"{model} is a folder, which says itself what its model is made of: leave {given[0]} out")
+        from paretune.checkpoint import load
+
+        return load(model)
+    if recipe is None:
+        raise UsageError(f"'{model}' is no folder: give one that `paretune train` wrote, or a backbone and --recipe")
+    from paretune.cli.build import build, chosen_recipe
+
+    return build(model, chosen_recipe(recipe, set_, {}), None, image_size, pretrained, checkpoint)
+
+
+def _value(found, images: list[Path], out: Path) -> dict:
+    rows = [
+        {"image": str(path), "panels": [{"title": p.title, "caption": p.caption, "alt": p.alt} for p in row]}
+        for path, row in zip(images, found.rows, strict=True)
+    ]
+    return {"out": str(out), "images": rows, "notes": list(found.notes)}
+
+
+def _say(found, out: Path) -> None:
+    for row in found.rows:
+        typer.echo(f"{row[0].caption}: " + ", ".join(f"{panel.title} {panel.caption}" for panel in row[1:]))
+    typer.echo(f"saved in {out}")

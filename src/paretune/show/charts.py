@@ -1,0 +1,207 @@
+"""Where everything goes in the charts of a report, in the units of an SVG's view box; the page's template draws it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from paretune.show.frontier import frontier
+
+WIDTH, HEIGHT = 460, 320
+LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 46  # margins around the plot
+LETTER, LINE, AWAY = 7.2, 16, 12  # a label's letters, its height, its distance from the dot
+STEP_WIDTH, STEP_HEIGHT = 220, 96
+
+
+@dataclass(frozen=True)
+class Point:
+    """A dot of a scatter chart: `label` beside it, `title` for the pointer, `series` sets colour and shape."""
+
+    label: str
+    title: str
+    x: float
+    y: float
+    series: int
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point in place: its centre, its label's baseline and anchor, whether it is on the front."""
+
+    point: Point
+    x: float
+    y: float
+    label_x: float
+    label_y: float
+    anchor: str
+    front: bool
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where, and the number beside it."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """A chart of dots. `line`: the points of the Pareto front, or of the diagonal, for an SVG polyline."""
+
+    title: str
+    x_name: str
+    y_name: str
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    dots: tuple[Dot, ...]
+    line: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Tokens per block as a line of steps: `line` and the `area` below it as SVG paths; `series` sets the colour."""
+
+    label: str
+    line: str
+    area: str
+    ticks: tuple[Tick, ...]
+    first: int
+    last: int
+    last_y: float
+    series: int
+    summary: str
+
+
+def cost_and_gain(title: str, x_name: str, y_name: str, points: Sequence[Point], unit: str = " %") -> Scatter:
+    """Cost to the right, gain upwards, the Pareto front marked and joined."""
+    front = frontier([(point.x, point.y) for point in points])
+    x_range, y_range = padded([p.x for p in points], low=0), padded([p.y for p in points])
+    line = [(across(points[i].x, x_range), up(points[i].y, y_range)) for i in front]
+    dots = place(points, x_range, y_range, set(front), line)
+    names = ", ".join(points[i].label for i in front)
+    summary = f"{len(points)} methods; on the Pareto front, from cheap to dear: {names}."
+    return Scatter(title, x_name, y_name, *axes(x_range, y_range, unit), tuple(dots), polyline(line), summary)
+
+
+def promise_and_clock(title: str, x_name: str, y_name: str, points: Sequence[Point]) -> Scatter:
+    """Two ratios to the same baseline; on the diagonal they are equal."""
+    span = padded([value for point in points for value in (point.x, point.y)] + [1.0])
+    line = [(across(value, span), up(value, span)) for value in span]
+    dots = place(points, span, span, set(range(len(points))), line)
+    slower = ", ".join(point.label for point in points if point.y > point.x) or "none"
+    summary = f"{len(points)} methods; above the diagonal, where less time is saved than arithmetic: {slower}."
+    return Scatter(title, x_name, y_name, *axes(span, span, ""), tuple(dots), polyline(line), summary)
+
+
+def polyline(line: Sequence[tuple[float, float]]) -> str:
+    """Places as an SVG polyline has them."""
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
+
+
+def padded(values: Sequence[float], low: float = -math.inf) -> tuple[float, float]:
+    """The range of an axis: some room on both sides of the values, not below `low`."""
+    least, most = min(values), max(values)
+    room = 0.14 * (most - least) or 0.1 * abs(most) or 1.0
+    return max(least - room, low), most + room
+
+
+def across(value: float, span: tuple[float, float]) -> float:
+    """A value on the x axis -> its place."""
+    return LEFT + (value - span[0]) / (span[1] - span[0]) * (WIDTH - LEFT - RIGHT)
+
+
+def up(value: float, span: tuple[float, float]) -> float:
+    """A value on the y axis -> its place."""
+    return HEIGHT - BOTTOM - (value - span[0]) / (span[1] - span[0]) * (HEIGHT - TOP - BOTTOM)
+
+
+def axes(x_range: tuple[float, float], y_range: tuple[float, float], unit: str) -> tuple:
+    """The ticks of both axes."""
+    return (
+        tuple(Tick(across(v, x_range), text) for v, text in round_numbers(x_range, 5)),
+        tuple(Tick(up(v, y_range), text + unit) for v, text in round_numbers(y_range, 6)),
+    )
+
+
+def round_numbers(span: tuple[float, float], most: int) -> list[tuple[float, str]]:
+    """At most about so many multiples of 1, 2 or 5 times a power of ten within a range, and how they are written."""
+    rough = (span[1] - span[0]) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(span[0] / step - 1e-9), math.floor(span[1] / step + 1e-9)
+    return [(n * step, f"{n * step:,.{places}f}") for n in range(first, last + 1)]
+
+
+def place(
+    points: Sequence[Point],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    front: set[int],
+    line: Sequence[tuple[float, float]],
+) -> list[Dot]:
+    """The dots with their labels, each where it covers the least of dots, labels before it, and the line."""
+    at = [(across(p.x, x_range), up(p.y, y_range)) for p in points]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at] + [(x - 1, y - 1, x + 1, y + 1) for x, y in between(line)]
+    dots = []
+    for i, (point, (x, y)) in enumerate(zip(points, at, strict=True)):
+        width = LETTER * len(point.label)
+        spots = [
+            ("start", x + AWAY, y + 4), ("end", x - AWAY, y + 4),
+            ("middle", x, y - AWAY + 1), ("middle", x, y + LINE + 5),
+            ("start", x + AWAY - 3, y - AWAY), ("end", x - AWAY + 3, y - AWAY),
+            ("start", x + AWAY - 3, y + LINE + 1), ("end", x - AWAY + 3, y + LINE + 1),
+        ]  # fmt: skip
+        anchor, label_x, label_y = min(spots, key=lambda spot: _cover(_box(*spot, width), taken))
+        taken.append(_box(anchor, label_x, label_y, width))
+        dots.append(Dot(point, x, y, label_x, label_y, anchor, i in front))
+    return dots
+
+
+def between(line: Sequence[tuple[float, float]], count: int = 24) -> list[tuple[float, float]]:
+    """Places along a line, evenly spread over each of its pieces."""
+    return [
+        (a[0] + (b[0] - a[0]) * i / count, a[1] + (b[1] - a[1]) * i / count)
+        for a, b in pairwise(line)
+        for i in range(count + 1)
+    ]
+
+
+def _box(anchor: str, x: float, y: float, width: float) -> tuple[float, float, float, float]:
+    left = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
+    return left, y - LINE + 4, left + width, y + 3
+
+
+def _cover(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> float:
+    """How much of other boxes a box covers; what lies outside of the plot counts most."""
+    outside = max(0, LEFT - box[0]) + max(0, box[2] - WIDTH) + max(0, TOP - box[1]) + max(0, box[3] - HEIGHT + BOTTOM)
+    shared = sum(
+        max(0, min(box[2], other[2]) - max(box[0], other[0])) * max(0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in taken
+    )
+    return shared + 100 * outside
+
+
+def steps(label: str, tokens: Sequence[tuple[int, int]], most: int, series: int) -> Steps:
+    """Tokens in attention and MLP of every block; `most` is the top of the axis."""
+    half = STEP_WIDTH / (2 * len(tokens))
+    heights = [STEP_HEIGHT - (STEP_HEIGHT - 8) * count / most for pair in tokens for count in pair]
+    line = f"M0 {heights[0]:.1f}" + "".join(f"V{y:.1f}H{(i + 1) * half:.1f}" for i, y in enumerate(heights))
+    last = len(tokens) - 1
+    marks = sorted({0, last // 2, last})
+    return Steps(
+        label=label,
+        line=line,
+        area=f"{line}V{STEP_HEIGHT}H0Z",
+        ticks=tuple(Tick((2 * block + 1) * half, str(block)) for block in marks),
+        first=tokens[0][0],
+        last=tokens[-1][1],
+        last_y=heights[-1],
+        series=series,
+        summary=f"{label}: tokens in attention and MLP, block by block: "
+        + ", ".join(f"{a}" if a == m else f"{a} then {m}" for a, m in tokens),
+    )

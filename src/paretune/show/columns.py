@@ -1,0 +1,74 @@
+"""The columns of the comparison table: what they are called, what they mean, how their numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a row: `key` in `Row.figures`, a short `head`, its `meaning` in a sentence, and how it is written."""
+
+    key: str
+    head: str
+    meaning: str
+    write: Callable[[float], str]
+
+
+def whole(value: float) -> str:
+    """12,345"""
+    return f"{value:,.0f}"
+
+
+def scaled(unit: float, digits: int = 1) -> Callable[[float], str]:
+    """Writes a value in `unit`, e.g. bytes in units of 1000."""
+    return lambda value: f"{value / unit:,.{digits}f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Three significant digits without an exponent: 12,345, 1.23, 0.00123."""
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - _exponent(value))
+    return f"{value:,.{places}f}"
+
+
+def percent(value: float) -> str:
+    """0.8844 as 88.44 %."""
+    return f"{value:.2%}".replace("%", " %")
+
+
+def times(value: float) -> str:
+    """A ratio: 0.67."""
+    return f"{value:.2f}"
+
+
+def _exponent(value: float) -> int:
+    return int(f"{value:e}".partition("e")[2])
+
+
+COLUMNS = (
+    Column("trained", "trained", "trained parameters, the classifier included", whole),
+    Column("trained_without_head", "without head", "trained parameters, the classifier left out", whole),
+    Column("file_bytes", "file kB", "adapter_model.safetensors: what is kept per task, in 1000 bytes", scaled(1e3)),
+    Column("macs", "GMACs", "thousand million multiply-accumulates per image", lambda v: significant(v / 1e9)),
+    Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
+    Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
+    Column("accuracy", "accuracy", "share of right answers, and on what", percent),
+    Column("ms_per_image", "ms/image", "milliseconds per image in evaluation, the median of the rounds", significant),
+    Column("wall_ratio", "wall ratio", "time divided by the baseline's, the median of paired runs", times),
+    Column("wall_per_macs", "wall / MACs", "wall ratio / MAC ratio: 1 = all arithmetic saved is time saved", times),
+    Column("step_ms", "step ms/image", "milliseconds per image of forward, backward, update", significant),
+    Column("step_ratio", "step ratio", "time of a training step divided by the baseline's", times),
+    Column("saved_bytes", "saved MB", "what a batch keeps for the backward pass, in million bytes", scaled(1e6)),
+    Column("saved_ratio", "saved ratio", "the same divided by the baseline's", times),
+    Column("peak_rss", "RSS MB", "by how much a step raises the process's memory, in million bytes", scaled(1e6)),
+    Column("cuda_peak_forward", "GPU MB", "peak of the GPU's allocator, forward, in million bytes", scaled(1e6)),
+    Column("cuda_peak_step", "GPU step MB", "the same in a training step", scaled(1e6)),
+)  # fmt: skip
+
+
+def present(figures: Sequence[dict[str, float]]) -> list[Column]:
+    """The columns for which at least one row has a figure."""
+    return [column for column in COLUMNS if any(column.key in row for row in figures)]

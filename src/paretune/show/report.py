@@ -1,0 +1,154 @@
+"""One HTML file that compares methods: table, frontier, tokens per block, maps. It needs nothing but a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from paretune.data.images import probe
+from paretune.show.charts import Steps, steps
+from paretune.show.columns import Column, present
+from paretune.show.models import Maps, asked, joined
+from paretune.show.panels import legend
+from paretune.show.scatters import scatters
+from paretune.show.sources import Row, read_sources
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in the table: the number to sort by, what is written, a remark below it."""
+
+    value: float | None
+    text: str
+    remark: str = ""
+
+
+def report(
+    paths: Sequence[str | Path],
+    images: Sequence[str | Path] = (),
+    title: str = "paretune report",
+    block: int | None = None,
+) -> str:
+    """The page for run folders, bench files and demo results, with token maps of `images` for every model at hand.
+
+    block: whose attention the maps show, the last one by default. The same input gives the same page. Raises UsageError
+    for a path that is none of these, UnreadableImage for an image that is none.
+    """
+    sources = read_sources(paths)
+    for image in images:
+        probe(image)
+    sources, maps = asked(sources, images, block)
+    rows = joined(sources)
+    series = {name: i for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
+    columns, on = present([row.figures for row in rows]), scored(rows)
+    return render(
+        title=title,
+        sources=sources,
+        columns=columns,
+        batches=any(row.batch for row in rows),
+        table=[(row, [cell(row, column, len(on) > 1) for column in columns]) for row in rows],
+        series=series,
+        remarks=remarks(rows, on),
+        scatters=scatters(rows, series),
+        steps=tokens_per_block(rows, series),
+        constant=[name for name in series if any(row.name == name and constant(row.tokens) for row in rows)],
+        images=by_image(maps, [Path(path).name for path in images]),
+        widest=max([6, *(len(one.panels.rows[0]) for one in maps if one.panels)]),
+        notes=notes(maps),
+        legend=[(as_data(swatch), words) for swatch, words in legend(())] if images else [],
+    )
+
+
+def render(**content) -> str:
+    """The template with its content; everything is escaped."""
+    page = Environment(
+        loader=PackageLoader("paretune.show", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return page.get_template("report.html").render(**content)
+
+
+def cell(row: Row, column: Column, mixed: bool) -> Cell:
+    """One figure; accuracies say what they were measured on where that is not the same for all."""
+    value = row.figures.get(column.key)
+    if value is None:
+        return Cell(None, "–")
+    if column.key == "tokens" and row.tokens:
+        return Cell(value, f"{row.tokens[0][0]} → {column.write(value)}")
+    return Cell(value, column.write(value), row.scored if mixed and column.key == "accuracy" else "")
+
+
+def scored(rows: Sequence[Row]) -> list[str]:
+    """On what accuracies were measured."""
+    return list(dict.fromkeys(row.scored for row in rows if row.scored))
+
+
+def remarks(rows: Sequence[Row], on: Sequence[str]) -> list[str]:
+    """What must be known beside the table: on what accuracies were measured, what is missing and why."""
+    missing = dict.fromkeys(f"{row.name}: {row.error}" for row in rows if row.error)
+    return [*([f"Accuracy on {on[0]}."] if len(on) == 1 else []), *missing]
+
+
+def tokens_per_block(rows: Sequence[Row], series: dict[str, int]) -> list[Steps]:
+    """A chart for every method that lets tokens leave, all with the same axis."""
+    found = {row.name: row.tokens for row in rows if row.tokens}
+    most = max((count for tokens in found.values() for pair in tokens for count in pair), default=0)
+    return [steps(name, tokens, most, series[name]) for name, tokens in found.items() if not constant(tokens)]
+
+
+def constant(tokens: Sequence[tuple[int, int]]) -> bool:
+    """Whether all tokens stay."""
+    return len({count for pair in tokens for count in pair}) == 1
+
+
+def by_image(maps: Sequence[Maps], names: Sequence[str]) -> list[dict]:
+    """For every image the pictures of every model."""
+    return [
+        {
+            "name": name,
+            "models": [
+                {
+                    "name": one.name,
+                    "why": one.why,
+                    "panels": [_figure(one.name, panel) for panel in one.panels.rows[i]] if one.panels else (),
+                }
+                for one in maps
+            ],
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def notes(maps: Sequence[Maps]) -> list[str]:
+    """The notes on the pictures, each once, with the models that it is about unless it is about all."""
+    drawn = [one for one in maps if one.panels]
+    about: dict[str, list[str]] = {}
+    for one in drawn:
+        for note in one.panels.notes:
+            about.setdefault(note, []).append(one.name)
+    return [
+        note[0].upper() + note[1:] + ("" if len(names) == len(drawn) else f" ({', '.join(names)})")
+        for note, names in about.items()
+    ]
+
+
+def _figure(model: str, panel) -> dict:
+    width, height = panel.picture.size
+    return {"data": as_data(panel.picture), "width": width, "height": height, "title": panel.title,
+            "caption": panel.caption, "alt": f"{model}: {panel.alt}"}  # fmt: skip
+
+
+def as_data(picture: Image.Image) -> str:
+    """A picture as a data URI."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

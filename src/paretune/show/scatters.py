@@ -1,0 +1,68 @@
+"""Which scatter charts the rows of a report give: accuracy against each cost, and time against arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from paretune.show.charts import Point, Scatter, cost_and_gain, promise_and_clock
+from paretune.show.columns import percent, significant, times
+from paretune.show.sources import Row
+
+Axis = tuple[str, float, str]  # figure, its unit, the name of the axis
+
+
+def scatters(rows: Sequence[Row], series: dict[str, int]) -> list[Scatter]:
+    """All charts with at least two methods; `series` numbers the names of the rows.
+
+    Accuracies are put side by side only where they were measured on the same images, and times only where they come
+    from the same benchmark and batch size.
+    """
+    charts = []
+    for scored, group in grouped([row for row in rows if "accuracy" in row.figures], lambda row: row.scored):
+        charts += [_accuracy(scored, axis, some, series) for axis, some in _costs(group)]
+    both = [row for row in rows if {"macs_ratio", "wall_ratio"} <= row.figures.keys()]
+    charts += [_ratios(f"Time and arithmetic, {what}", some, series) for what, some in by_benchmark(both)]
+    return [chart for chart in charts if len(chart.dots) > 1]
+
+
+def grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> list[tuple[str, list[Row]]]:
+    """The rows by their key, in order of first appearance."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return list(groups.items())
+
+
+def by_benchmark(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """The rows by batch size, and by the file that timed them where that is not one for all."""
+    several = len({row.origin[-1] for row in rows}) > 1
+    return grouped(rows, lambda row: f"batch {row.batch}" + f" ({Path(row.origin[-1]).name})" * several)
+
+
+def _costs(group: Sequence[Row]) -> Iterator[tuple[Axis, list[Row]]]:
+    """Every cost that these rows know, and the rows; MACs are the same at every batch size."""
+    counted = {row.name: row for row in reversed(group) if "macs" in row.figures}
+    if counted:
+        yield ("macs", 1e9, "GMACs per image"), list(counted.values())[::-1]
+    for what, some in by_benchmark([row for row in group if "ms_per_image" in row.figures]):
+        yield ("ms_per_image", 1, f"ms per image, {what}"), some
+
+
+def _accuracy(scored: str, axis: Axis, group: Sequence[Row], series: dict[str, int]) -> Scatter:
+    figure, unit, name = axis
+    points = []
+    for row in group:
+        x, accuracy = row.figures[figure] / unit, row.figures["accuracy"]
+        title = f"{row.name}: {percent(accuracy)} at {significant(x)} {name}"
+        points.append(Point(row.name, title, x, 100 * accuracy, series[row.name]))
+    return cost_and_gain(f"Accuracy and {name}", name, f"accuracy on {scored}", points)
+
+
+def _ratios(title: str, group: Sequence[Row], series: dict[str, int]) -> Scatter:
+    points = []
+    for row in group:
+        x, y = row.figures["macs_ratio"], row.figures["wall_ratio"]
+        about = f"{row.name}: {times(x)} of the arithmetic, {times(y)} of the time"
+        points.append(Point(row.name, about, x, y, series[row.name]))
+    return promise_and_clock(title, "MAC ratio", "wall ratio", points)
