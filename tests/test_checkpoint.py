@@ -13,15 +13,18 @@ import timm
 import torch
 from anatomies import awake
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 import paretune as pt
+from paretune.checkpoint import stored
 from paretune.core.model import Adapted
+from paretune.core.quantised import QuantisedLinear
 
 VIT = "vit_tiny_patch16_224"
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 48, "num_classes": 7}
 CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
+CODES, SCALES = "packed.codes", "packed.scales"
 
 
 @torch.no_grad()
@@ -67,7 +70,10 @@ def test_a_folder_holds_the_config_the_trained_tensors_and_a_backbone_that_lives
     model = model_of()
     assert sorted(contents(saved)) == [CONFIG, TENSORS, BACKBONE]
     trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
-    assert set(load_file(saved / TENSORS)) == trained
+    packed = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, QuantisedLinear)}
+    assert len(packed) == 2
+    assert packed < trained
+    assert set(load_file(saved / TENSORS)) == trained - packed | {CODES, SCALES}
     assert set(load_file(saved / BACKBONE)) == set(model.state_dict()) - trained
     assert "backbone.head.weight" in trained
     assert json.loads((saved / CONFIG).read_text())["classes"] == ["ash", "beech", "oak"]
@@ -80,6 +86,84 @@ def test_a_backbone_that_can_be_fetched_by_name_is_not_saved_again(saved):
     assert sum(map(len, contents(saved).values())) < 300_000
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(pt.load(saved)(images), model(images))
+
+
+BITS = {
+    "1 bit": (pt.AdaptFormer(width=32, bits=1),),
+    "2 bits, no whole bytes": (pt.LoRA(rank=3, bits=2, at="q v fc2"),),
+    "4 bits": (pt.AdaptFormer(width=5, bits=4),),
+    "8 bits": (pt.LoRA(rank=1, bits=8, at="proj"),),
+    "all at once": (pt.AdaptFormer(width=3, bits=1), pt.LoRA(rank=1, bits=8), pt.RepAdapter(rank=2), pt.LoRA(bits=4)),
+}
+
+
+@torch.no_grad()
+def few_bits(adapters: tuple, width: int = 24) -> Adapted:
+    """A small model in evaluation mode with these adapters and 1-bit refinement, all trained tensors away from zero."""
+    torch.manual_seed(0)
+    model = pt.adapt(VIT, list(adapters), pt.FPET(block=0), 3, **TINY | {"embed_dim": width})
+    for tensor in model.parameters():
+        tensor.add_(0.1 * torch.randn_like(tensor)) if tensor.requires_grad else None
+    return model.eval()
+
+
+@pytest.mark.parametrize("adapters", BITS.values(), ids=BITS)
+@pytest.mark.parametrize("width", [24, 22])  # 22: rows of no whole bytes
+def test_weights_of_few_bits_are_stored_in_few_bits_and_give_the_same_logits(adapters, width, tmp_path, images):
+    model = few_bits(adapters, width)
+    pt.save(model, tmp_path)
+    stored = load_file(tmp_path / TENSORS)
+    layers = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
+    assert len(layers) > 2
+    assert len(stored[CODES]) == sum(-(-m.weight.numel() * m.bits // 8) for m in layers)
+    assert len(stored[SCALES]) == 2 * len(layers)
+    assert not {name for name in stored if any(name.startswith(layer) for layer in index_of(tmp_path))}
+    loaded = pt.load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+    before = contents(tmp_path)
+    pt.save(loaded, tmp_path)
+    assert contents(tmp_path)[TENSORS] == before[TENSORS]
+
+
+def index_of(folder: Path) -> dict:
+    """What the config says is packed."""
+    return json.loads((folder / CONFIG).read_text())["packed"]
+
+
+def test_the_index_names_what_is_packed(saved):
+    layers = {name: module for name, module in model_of().named_modules() if isinstance(module, QuantisedLinear)}
+    assert list(index_of(saved)) == list(layers)
+    assert [entry["shape"] for entry in index_of(saved).values()] == [[32, 12], [12, 32]]
+    assert {entry["bits"] for entry in index_of(saved).values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "published"), [("bi-adaptformer", 73_920), ("bi-lora", 147_840), ("fpet-bi-adaptformer", 73_920 + 528)]
+)
+def test_vit_base_with_one_bit_a_weight_takes_the_published_bytes_and_a_small_header(recipe, published):
+    with torch.device("meta"):
+        backbone = timm.create_model("vit_base_patch16_224", weight_init="skip")
+    model = pt.adapt(backbone, pt.recipe(recipe).adapters, pt.recipe(recipe).reducer)
+    layers = [m.to_empty(device="cpu") for m in model.modules() if isinstance(m, QuantisedLinear)]
+    file = save(stored(nn.ModuleList(layers))[0], {"format": "pt"})
+    assert sum(m.weight.numel() for m in layers) // 8 + 8 * len(layers) == published
+    assert len(file) == published + 184
+
+
+def test_what_was_loaded_trains_on(tmp_path, images):
+    pt.save(few_bits((pt.AdaptFormer(width=16, bits=1), pt.LoRA(rank=2, bits=4))), tmp_path)
+    model = pt.load(tmp_path).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(20):
+        loss = nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2]))
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad.any() for p in model.parameters() if p.requires_grad)
+        optimizer.step()
+    assert loss < 0.2
+    pt.save(model.eval(), tmp_path)
+    assert torch.equal(pt.load(tmp_path)(images), model(images))
 
 
 def test_loading_needs_only_the_folder(saved, tmp_path, monkeypatch, images):
@@ -159,12 +243,37 @@ def options(**settings: object):
     return lambda folder: [edit(folder, "backbone", "options", name, to=value) for name, value in settings.items()]
 
 
+def floats_for_codes(tensors: dict) -> None:
+    tensors[CODES] = tensors[CODES].float()
+
+
+def frozen_refinement(folder: Path) -> None:
+    model = model_of()
+    model.reducer.refine.requires_grad_(False)
+    pt.save(model, folder)
+    assert index_of(folder) == {}
+    assert sum(name.startswith("reducer.refine") for name in load_file(folder / BACKBONE)) == 2
+
+
+def other_bits(folder: Path) -> None:
+    edit(folder, "packed", next(iter(index_of(folder))), "bits", to=2)
+
+
 HEAD = "backbone.head.weight"
 SPOILED = {
     "another backbone": (other_backbone, "trained on another backbone"),
     "a missing key": (change_tensors(lambda t: t.pop(HEAD)), f"lacks {HEAD}"),
     "an extra key": (change_tensors(lambda t: t.update(more=t[HEAD] + 1)), "has more .* which the model does not"),
     "a wrong shape": (change_tensors(lambda t: t.update({HEAD: t[HEAD][:, 1:] + 1})), r"\(3, 23\).*needs \(3, 24\)"),
+    "codes that are missing": (change_tensors(lambda t: t.pop(CODES)), f"lacks {CODES}"),
+    "too few codes": (change_tensors(lambda t: t.update({CODES: t[CODES][1:] + 0})), r"\(95,\).*needs \(96,\)"),
+    "codes that are floats": (change_tensors(floats_for_codes), "is torch.float32, the model needs torch.uint8"),
+    "a scale too many": (change_tensors(lambda t: t.update({SCALES: torch.ones(5)})), r"\(5,\).*needs \(4,\)"),
+    "codes of other bits": (other_bits, "is packed as .*'bits': 2.*, the model needs .*'bits': 1"),
+    "codes of nothing": (set_to({"bits": 1, "shape": [2, 2]}, "packed", "head"), "head is packed .* needs nothing"),
+    "an empty index": (set_to({}, "packed"), "down is packed as nothing, the model needs .'bits': 1"),
+    "an index that is a number": (set_to(3, "packed"), "lacks or misstates"),
+    "a frozen refinement": (frozen_refinement, "down is packed as nothing, the model needs .'bits': 1"),
     "truncated tensors": (truncate(TENSORS), "truncated or not a safetensors file"),
     "a truncated backbone": (truncate(BACKBONE), "truncated or not a safetensors file"),
     "a truncated config": (truncate(CONFIG), "not valid JSON"),

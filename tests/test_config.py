@@ -12,6 +12,7 @@ import paretune as pt
 from paretune.adapters import ADAPTERS
 from paretune.config import field_help, from_json, to_json
 from paretune.core import anatomy
+from paretune.core.method import Shape
 from paretune.reducers import REDUCERS
 
 METHODS = (*ADAPTERS, *REDUCERS)
@@ -23,6 +24,8 @@ def other_values(kind):
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         for allowed in typing.get_args(hints[field.name]) if is_union(hints[field.name]) else [hints[field.name]]:
+            if allowed is types.NoneType and field.default is None:
+                continue
             yield field.name, other(allowed, field.default)
 
 
@@ -35,9 +38,8 @@ def other(hint, default):
         return next(value for value in typing.get_args(hint) if value != default)
     if typing.get_origin(hint) is tuple:
         return (5, 1)
-    return {bool: lambda: not default, int: lambda: default + 1, float: lambda: default / 3, str: lambda: "k fc2"}[
-        hint
-    ]()
+    by_type = {bool: lambda: not default, int: lambda: (default or 0) + 1, float: lambda: default / 3}
+    return (by_type | {str: lambda: "k fc2", types.NoneType: lambda: None})[hint]()
 
 
 @every_method
@@ -73,12 +75,19 @@ def test_every_field_has_a_help_text(kind):
 def test_defaults_are_the_settings_of_the_papers():
     assert pt.LoRA() == pt.LoRA(rank=8, scale=1.0, dropout=0.1, at="q v")
     assert pt.AdaptFormer() == pt.AdaptFormer(width=8, scale=1.0, bias=False, dropout=0.1)
-    assert pt.DenseAdapter() == pt.DenseAdapter(width=32, scale=1.0, carry="activation")
-    assert pt.EViT() == pt.EViT(keep=0.7, blocks=(3, 6, 9), rest="merge", normalise=True)
+    assert pt.DenseAdapter() == pt.DenseAdapter(width=32, scale=1.0, fuse="inner", carry="activation")
+    assert pt.EViT() == pt.EViT(keep=0.7, rest="merge", normalise=True)
     assert pt.ToMe() == pt.ToMe(r=8, proportional=True)
     assert pt.FPET() == pt.FPET(
-        6, "checkerboard", refine_width=32, refine_bits=1, stop_gradient=True, proportional=True
+        split="checkerboard", refine_width=32, refine_bits=1, stop_gradient=True, proportional=True
     )
+
+
+def test_defaults_reduce_where_the_papers_do():
+    shape = Shape(depth=12, width=768, head_width=64, grid=(14, 14), prefix=1)
+    assert pt.EViT().build(shape).blocks == {3, 6, 9}
+    assert pt.FPET().build(shape).blocks == (6,)
+    assert pt.DenseAdapter().sources(11, 12) == [10, 8]
 
 
 @every_method
@@ -138,7 +147,7 @@ WRONG = [  # on a backbone of 4 blocks, width 24, 6x6 patches: settings, and wha
     (pt.FPET(block=-1), "FPET block=-1"),
     (pt.FPET(block=1, split="rows"), "FPET split='rows': must be 'checkerboard' or 'alternate'"),
     (pt.FPET(block=1, refine_width=-1), "FPET refine_width=-1: must be at least 0"),
-    (pt.FPET(block=1, refine_bits=3), r"FPET refine_bits=3: must be one of \(1, 2, 4\)"),
+    (pt.FPET(block=1, refine_bits=3), r"FPET refine_bits=3: must be one of \(1, 2, 4, 8\)"),
 ]
 
 

@@ -25,21 +25,29 @@ CLASSES = 5
 # ReLUs: of a few, all may be off for all tokens, which looks like a tensor without a gradient.
 SETTINGS = {
     pt.LoRA: pt.LoRA(rank=2, scale=0.5, at="q v proj fc2"),
+    pt.RepAdapter: pt.RepAdapter(rank=4, scale=0.5),
     pt.AdaptFormer: pt.AdaptFormer(width=16, scale=0.5, bias=True),
-    pt.DenseAdapter: pt.DenseAdapter(width=16, scale=0.5),
+    pt.DenseAdapter: pt.DenseAdapter(width=16, scale=0.5, reads=(1, 3)),
     pt.Full: pt.Full(),
+    pt.DynamicViT: pt.DynamicViT(keep=0.6, blocks=(0, 1)),
     pt.EViT: pt.EViT(keep=0.6, blocks=(0, 1)),
-    pt.FPET: pt.FPET(block=1, refine_width=16),
+    pt.FPET: pt.FPET(block=(0, 1), refine_width=16),
+    pt.Pool: pt.Pool(block=1),
     pt.ToMe: pt.ToMe(r=(3, 4)),
 }
 
 
-# Every adapter alone, none, and several at once x every reducer and none.
+# Every adapter alone, none, several at once in both orders of the leaves, and few bits x every reducer and none.
 ROWS = {"no adapter": (), **{kind.__name__: (SETTINGS[kind],) for kind in ADAPTERS if kind in SETTINGS}}
 ROWS["several"] = (
-    SETTINGS[pt.LoRA], pt.LoRA(rank=1, at="q k v fc2"), SETTINGS[pt.AdaptFormer],
+    SETTINGS[pt.LoRA], SETTINGS[pt.RepAdapter], pt.LoRA(rank=1, at="q k v fc2"), SETTINGS[pt.AdaptFormer],
     SETTINGS[pt.DenseAdapter], pt.DenseAdapter(width=16, carry="output"),
+    pt.DenseAdapter(width=16, reads=(2,), fuse="input"), pt.DenseAdapter(width=16, reads=(1, 3), fuse="output"),
 )  # fmt: skip
+ROWS["few bits"] = (pt.LoRA(rank=3, at="q v fc2", bits=1), pt.AdaptFormer(width=16, bits=4))
+# A quantiser divides by the spread of the weights, so they cannot start at zero: this changes logits, by at most so
+# much where no reducer may let another token go for it.
+NOT_QUITE_NOTHING = {ROWS["few bits"]: 0.1}
 COLUMNS = {"no reducer": None, **{kind.__name__: SETTINGS[kind] for kind in REDUCERS if kind in SETTINGS}}
 MATRIX = {f"{row} x {column}": (ROWS[row], COLUMNS[column]) for row in ROWS for column in COLUMNS}
 
@@ -110,7 +118,7 @@ def contract(check: Callable[[str, tuple, object], None]) -> Callable:
 
 def test_every_registered_method_is_under_contract():
     assert set(SETTINGS) == {*ADAPTERS, *REDUCERS}
-    assert len(MATRIX) == (len(ADAPTERS) + 2) * (len(REDUCERS) + 1)
+    assert len(MATRIX) == (len(ADAPTERS) + 3) * (len(REDUCERS) + 1)
     assert {label for anatomy in ANATOMIES for label in share(anatomy, rest=False)} == set(MATRIX)
     assert {*share("clip", rest=False), *share("clip", rest=True)} == set(MATRIX)
 
@@ -123,14 +131,16 @@ def test_it_runs_in_training_and_in_evaluation(anatomy, adapters, reducer):
         assert run.logits.shape == (3, CLASSES)
         assert run.logits.isfinite().all()
         assert run.tokens.groups().shape == (3, run.tokens.grid[0] * run.tokens.grid[1])
-        assert (reducer is not None) == (run.tokens.patches < run.tokens.groups().shape[1]) == bool(run.tokens.trail)
+        fewer = run.tokens.patches < run.tokens.groups().shape[1] or (mode and run.tokens.masked)
+        assert (reducer is not None) == fewer == bool(run.tokens.trail)
 
 
 @contract
 def test_before_training_adapters_change_nothing(anatomy, adapters, reducer):
+    reducer = None if adapters in NOT_QUITE_NOTHING else reducer
     without, model = (make(anatomy, these, reducer, classes=None).eval() for these in ((), adapters))
     with torch.no_grad():
-        close(model(images(anatomy)), without(images(anatomy)))
+        close(model(images(anatomy)), without(images(anatomy)), NOT_QUITE_NOTHING.get(adapters, 1e-5))
 
 
 @contract
@@ -141,6 +151,25 @@ def test_every_trained_tensor_gets_a_gradient_and_no_frozen_one_does(anatomy, ad
     assert [name for name in trained(model) if not model.get_parameter(name).grad.any()] == []
     assert [name for name in trained(model) if not model.get_parameter(name).grad.isfinite().all()] == []
     assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == trained(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("label", MATRIX)
+def test_training_in_half_precision_loses_no_token_and_no_gradient(label, dtype):
+    model = stirred(make("registers_gap", *MATRIX[label])).train()
+    with torch.autocast("cpu", dtype):
+        run = model.run(images("registers_gap"))
+        loss = (run.logits * torch.linspace(0.5, 2.0, run.logits.numel()).view_as(run.logits)).sum()
+    loss.backward()
+    gradients = {name: model.get_parameter(name).grad for name in trained(model)}
+    assert [name for name, gradient in gradients.items() if gradient is None or not gradient.any()] == []
+    assert [name for name, gradient in gradients.items() if not gradient.isfinite().all()] == []
+    if run.tokens.size is not None:
+        sizes, groups = run.tokens.size[:, run.tokens.prefix :], run.tokens.groups()
+        # A mask lets patches go, the other reducers here only merge.
+        here = (groups >= 0).sum(1) if run.tokens.masked else torch.full((3,), groups.shape[1])
+        assert torch.equal(sizes.sum(1), here.float())
+        assert torch.equal(sizes, sizes.round())
 
 
 @contract

@@ -26,8 +26,9 @@ def build(grid=(6, 6), d=8, **settings):
 
 
 def without_dropout(reducer):
-    if reducer.config.refine_width:
-        reducer.refine.dropout.p = 0.0
+    for module in reducer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     return reducer
 
 
@@ -45,9 +46,9 @@ def test_the_forward_is_the_one_hot_of_the_best_key_exactly():
 def test_every_leaving_patch_joins_the_survivor_with_the_most_similar_refined_key(made_up, training):
     look, tokens = made_up((4, 5), prefix=2)
     reducer = without_dropout(build((4, 5))).train(training)
-    torch.nn.init.normal_(reducer.refine.up.weight)  # at its start the refinement changes no match
+    torch.nn.init.normal_(reducer.refine[0].up.weight)  # at its start the refinement changes no match
     groups = reducer(0, look, tokens).groups()
-    keys = reducer.refine(look.k[:, :, 2:].mean(1)).detach()
+    keys = reducer.refine[0](look.k[:, :, 2:].mean(1)).detach()
     survivors = [cell for cell in range(20) if (cell // 5 + cell % 5) % 2]
     for b in range(2):
         for cell in range(20):
@@ -61,7 +62,7 @@ def test_every_leaving_patch_joins_the_survivor_with_the_most_similar_refined_ke
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_the_two_halves_split_every_grid_by_its_own_rows_and_columns(grid, split):
-    leaving, staying = (half.tolist() for half in halves(grid, split, "cpu"))
+    leaving, staying = (half.tolist() for half in halves(grid, split, 0, "cpu"))
     rows, columns = grid
     assert sorted(leaving + staying) == list(range(rows * columns))
     assert len(staying) == rows * columns // 2
@@ -189,18 +190,19 @@ def test_the_training_forward_is_the_evaluation_forward(name, split):
 def test_the_refinement_has_few_bits_a_weight_and_adds_to_the_keys(width, bits):
     reducer = build(refine_width=width, refine_bits=bits, d=16).eval()
     keys = random(2, 5, 16, dtype=torch.float32)
+    (refine,) = reducer.refine
     if not width:
-        assert torch.equal(reducer.refine(keys), keys)
+        assert torch.equal(refine(keys), keys)
         return
     seen = []  # the weights that the two linears act by: their outputs for unit vectors
-    for linear in (reducer.refine.down, reducer.refine.up):
+    for linear in (refine.down, refine.up):
         torch.nn.init.normal_(linear.weight, std=0.1)
         seen.append(linear(torch.eye(linear.weight.shape[1])).T)
         assert len((seen[-1] * 1e4).round().unique()) == 2**bits
     down, up = seen
     assert (down.shape, up.shape) == ((32, 16), (16, 32))
-    torch.testing.assert_close(reducer.refine(keys), keys + (keys @ down.T).relu() @ up.T)
-    assert (reducer.refine(keys) != keys).all()
+    torch.testing.assert_close(refine(keys), keys + (keys @ down.T).relu() @ up.T)
+    assert (refine(keys) != keys).all()
 
 
 @pytest.mark.parametrize("training", [True, False])

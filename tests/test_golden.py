@@ -161,7 +161,7 @@ def test_evit_traces_every_patch_through_both_official_stages(evit):
 def fpet():
     golden = Golden("fpet")
     model = golden.adapt(pt.FPET(block=int(golden.says["layer"])))
-    model.reducer.refine.load_state_dict({"down.weight": golden["refine_down"], "up.weight": golden["refine_up"]})
+    model.reducer.refine[0].load_state_dict({"down.weight": golden["refine_down"], "up.weight": golden["refine_up"]})
     probe = Probe()
     model.branches.append(probe)
     return golden, golden.run(model), probe.seen[int(golden.says["layer"])]
@@ -194,8 +194,8 @@ def test_fpet_has_the_official_sizes(fpet):
 def test_fpet_in_training_has_the_official_logits_too(fpet):
     golden, _, _ = fpet
     model = golden.adapt(pt.FPET(block=int(golden.says["layer"])))
-    model.reducer.refine.load_state_dict({"down.weight": golden["refine_down"], "up.weight": golden["refine_up"]})
-    model.reducer.refine.dropout.p = 0.0
+    model.reducer.refine[0].load_state_dict({"down.weight": golden["refine_down"], "up.weight": golden["refine_up"]})
+    model.reducer.refine[0].dropout.p = 0.0
     logits = model.train().run(golden["images"]).logits
     assert logits.requires_grad
     assert_close(logits.detach(), golden["logits"])

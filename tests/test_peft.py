@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import paretune as pt
 from paretune.core.leaf import Leafed
 from paretune.core.model import Adapted
+from paretune.reducers import REDUCERS
 
 LORA = {"r": 3, "lora_alpha": 6, "lora_dropout": 0.0}
 ENTRANCES = {
@@ -153,7 +154,8 @@ def test_guests_and_our_own_adapters_live_together(anatomy, tmp_path):
             tensor.add_(0.1 * torch.randn_like(tensor)) if tensor.requires_grad and ".up." in name else None
     model(images(anatomy)).square().sum().backward()
     waiting = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
-    assert waiting == ["reducer.refine.down.weight", "reducer.refine.up.weight"], "FPET learns in training mode only"
+    refinement = ["reducer.refine.0.down.weight", "reducer.refine.0.up.weight"]
+    assert waiting == refinement, "FPET learns in training mode only"
     pt.save(model, tmp_path)
     assert torch.equal(pt.load(tmp_path)(images(anatomy)), model(images(anatomy)))
     merged = pt.merge(model)
@@ -171,6 +173,83 @@ def test_a_head_that_peft_trains_is_kept_and_trains(tmp_path):
     assert all(tensor.grad.any() for tensor in heads.values())
     pt.save(model, tmp_path)
     assert torch.equal(pt.load(tmp_path)(images("vit")), model(images("vit")))
+
+
+# ------------------------------------------------------------------------------------------ every tuner x every reducer
+
+AT = {"target_modules": ["qkv", "fc1"]}
+TUNERS = {
+    "LoRA": peft.LoraConfig(r=3, **AT),
+    "DoRA": peft.LoraConfig(r=3, use_dora=True, **AT),
+    "IA3": peft.IA3Config(target_modules=["qkv", "fc2"], feedforward_modules=["fc2"]),
+    "VeRA": peft.VeraConfig(r=4, **AT),  # one pair of random matrices that all layers share
+    "OFT": peft.OFTConfig(r=0, oft_block_size=4, **AT),
+    "LoHa": peft.LoHaConfig(r=2, **AT),
+    "LoKr": peft.LoKrConfig(r=2, **AT),
+}
+every_tuner_and_reducer = pytest.mark.parametrize(
+    ("tuner", "reducer"),
+    [
+        pytest.param(t, r, id=f"{name} x {column}")
+        for name, t in TUNERS.items()
+        for column, r in {"all tokens": None, **{kind.__name__: kind() for kind in REDUCERS}}.items()
+    ],
+)
+
+
+def hosting_any(tuner: peft.PeftConfig, reducer: object) -> tuple[Adapted, set[str]]:
+    """An adapted model around a timm model with any tuner of peft in it, away from its start, and the names of the
+    tensors that peft says it trains."""
+    torch.manual_seed(0)
+    guest = peft.get_peft_model(backbone("vit"), copy.deepcopy(tuner)).get_base_model()
+    wanted = {f"backbone.{name}" for name, tensor in guest.named_parameters() if tensor.requires_grad}
+    model = pt.adapt(guest, reducer=reducer, classes=4)
+    with torch.no_grad():
+        for name in wanted:
+            tensor = model.get_parameter(name)
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    return model, wanted
+
+
+@every_tuner_and_reducer
+def test_every_tuner_trains_with_every_reducer_and_nothing_else_does(tuner, reducer):
+    model, wanted = hosting_any(tuner, reducer)
+    assert len(wanted) >= 8
+    logits = model.train()(images("vit"))
+    (logits * torch.linspace(0.5, 2.0, logits.numel()).view_as(logits)).sum().backward()
+    reached = {name for name, tensor in model.named_parameters() if tensor.grad is not None}
+    assert {name for name in reached if not name.startswith("reducer.")} == wanted | HEAD
+    assert [name for name in wanted if not model.get_parameter(name).grad.any()] == []
+    assert all(model.get_parameter(name).grad.isfinite().all() for name in reached)
+
+
+@every_tuner_and_reducer
+def test_every_tuner_is_saved_loaded_and_merged_with_every_reducer(tuner, reducer, tmp_path):
+    model, wanted = hosting_any(tuner, reducer)
+    model.eval()
+    with torch.no_grad():
+        logits = model(images("vit"))
+    pt.save(model, tmp_path)
+    stored = load_file(tmp_path / "adapter_model.safetensors")
+    assert {name for name in stored if name.startswith("backbone.")} == wanted | HEAD
+    loaded, merged = pt.load(tmp_path), pt.merge(model)
+    assert not [m for m in merged.modules() if type(m).__module__.startswith("peft.")]
+    with torch.no_grad():
+        assert torch.equal(loaded(images("vit")), logits)
+        torch.testing.assert_close(merged(images("vit")), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_matrices_that_all_layers_share_are_stored_once(tmp_path):
+    model, _ = hosting_any(TUNERS["VeRA"], None)
+    pt.save(model, tmp_path)
+    assert len([name for name in load_file(tmp_path / "backbone.safetensors") if "vera_A" in name]) == 1
+
+
+def test_a_layer_that_peft_merges_wrongly_is_named():
+    config = peft.OFTConfig(r=0, oft_block_size=4, target_modules=["patch_embed.proj"])
+    model, _ = hosting_any(config, None)
+    with pytest.raises(pt.UsageError, match="into 'proj', a Conv2d, does not compute what its oft did"):
+        pt.merge(model)
 
 
 def test_several_guests_at_once_are_refused_by_their_names():

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA
+    from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
     from paretune.checkpoint import load, save
     from paretune.core.model import Adapted, Run
     from paretune.errors import UsageError
     from paretune.folding import merge
+    from paretune.measure.bench import bench
     from paretune.measure.cost import cost
     from paretune.plan import Recipe, Schedule, adapt, recipe, recipes
-    from paretune.reducers import FPET, EViT, ToMe
+    from paretune.reducers import FPET, DynamicViT, EViT, Pool, ToMe
 
 _HOME = {
     "adapt": "plan", "recipe": "plan", "recipes": "plan", "Recipe": "plan", "Schedule": "plan",
     "LoRA": "adapters", "AdaptFormer": "adapters", "DenseAdapter": "adapters", "Full": "adapters",
-    "EViT": "reducers", "FPET": "reducers", "ToMe": "reducers",
-    "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost",
+    "RepAdapter": "adapters",
+    "DynamicViT": "reducers", "EViT": "reducers", "FPET": "reducers", "Pool": "reducers", "ToMe": "reducers",
+    "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost", "bench": "measure.bench",
     "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",
 }  # fmt: skip
 __all__ = [*_HOME]

@@ -1,9 +1,9 @@
 """Save and load what is trained: `adapter_model.safetensors` and `adapter_config.json`, as HF PEFT names them.
 
-The first file holds exactly the tensors with `requires_grad`; the second what they belong to. A backbone that has no
-name to fetch it by (random weights, a local file, a ready-made module) is laid beside them as `backbone.safetensors`,
-so the folder alone suffices. Nothing is ever unpickled, and no path or option read from a folder is followed to
-another file.
+The first file holds exactly the tensors with `requires_grad`, weights of few bits as packed codes; the second what they
+belong to. A backbone that has no name to fetch it by (random weights, a local file, a ready-made module) is laid beside
+them as `backbone.safetensors`, so the folder alone suffices. Nothing is ever unpickled, and no path or option read from
+a folder is followed to another file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -25,7 +26,7 @@ from paretune import __version__
 from paretune.adapters import ADAPTERS
 from paretune.backbone import Backbone, create, reason
 from paretune.config import from_json, to_json
-from paretune.core import anatomy, guests
+from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
 from paretune.plan import assemble
@@ -49,11 +50,12 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{folder}' is a file; name a folder to save into")
     folder.mkdir(parents=True, exist_ok=True)
-    trained, frozen = split(model)
-    config = described(model) | {"fingerprint": fingerprint(frozen), "training": training}
+    tensors, layouts = stored(model)
+    frozen = split(model)[1]
+    config = described(model) | {"packed": layouts, "fingerprint": fingerprint(frozen), "training": training}
     fetched = model.spec.backbone.source == "pretrained"
     with Staged(folder) as staged:
-        save_file(trained, staged.path(TENSORS), metadata={"format": "pt"})
+        save_file(tensors, staged.path(TENSORS), metadata={"format": "pt"})
         if not fetched:
             save_file(frozen, staged.path(BACKBONE), metadata={"format": "pt"})
         staged.path(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -87,11 +89,23 @@ class Staged:
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors that train and all others, by name, detached, on the CPU."""
+    """The tensors that train and all others, by name, detached, on the CPU; what several names share, by the first."""
+    tensors = model.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
     trained, frozen = {}, {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        (trained if tensor.requires_grad else frozen)[name] = tensor.detach().cpu().contiguous()
+    for name, tensor in tensors.items():
+        if first[id(tensor)] == name:
+            (trained if tensor.requires_grad else frozen)[name] = tensor.detach().cpu().contiguous()
     return trained, frozen
+
+
+def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, dict]]:
+    """The trained tensors as the file holds them, by name, on the CPU; and the layouts of the modules that are packed
+    in two of them, in order."""
+    modules = packed.trained(model)
+    inside = {f"{name}.{own}" for name, module in modules.items() for own, _ in module.named_parameters()}
+    plain = {name: tensor for name, tensor in split(model)[0].items() if name not in inside}
+    return plain | packed.pack_all(modules), {name: module.layout() for name, module in modules.items()}
 
 
 def fingerprint(frozen: dict[str, Tensor]) -> str:
@@ -130,9 +144,8 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     config = read_config(folder)
     try:
         origin = origin_of(config["backbone"])
-        adapters = tuple(from_json(adapter, ADAPTERS) for adapter in config["adapters"])
-        reducer = None if config["reducer"] is None else from_json(config["reducer"], REDUCERS)
-        classes, expected = config["classes"], str(config["fingerprint"])
+        adapters, reducer = methods(config)
+        classes, expected, layouts = config["classes"], str(config["fingerprint"]), dict(config["packed"])
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     except UsageError:
         raise  # a sentence already
@@ -145,16 +158,21 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         guests.inject(module, origin.peft)
     model = assemble(module, origin, adapters, reducer, classes)
     model.preprocessing = preprocessing
-    trained, frozen = split(model)
-    fill(model, read_tensors(folder / TENSORS), trained, folder / TENSORS)
+    fill_trained(model, read_tensors(folder / TENSORS), layouts, folder)
     if backbone is None and origin.source != "pretrained":
-        fill(model, read_tensors(folder / BACKBONE), frozen, folder / BACKBONE)
+        fill(model, read_tensors(folder / BACKBONE), split(model)[1], folder / BACKBONE)
     if (found := fingerprint(split(model)[1])) != expected:
         raise UsageError(
             f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, "
             f"this one has {found[:12]}; load it with the backbone of the training"
         )
     return model.eval()
+
+
+def methods(described: dict) -> tuple[tuple[Any, ...], Any]:
+    """The adapters and the reducer that a config names, as `described` wrote them."""
+    reducer = None if described["reducer"] is None else from_json(described["reducer"], REDUCERS)
+    return tuple(from_json(adapter, ADAPTERS) for adapter in described["adapters"]), reducer
 
 
 def origin_of(described: dict) -> Backbone:
@@ -202,8 +220,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def fill_trained(model: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, dict], folder: Path) -> None:
+    """Copy what `stored` made of a model into another one. Raises UsageError unless both are built alike."""
+    wanted, needed = stored(model)
+    for name in {**needed, **layouts}:
+        if layouts.get(name) != needed.get(name):
+            raise UsageError(
+                f"{folder / CONFIG} does not belong to its model: {name} is packed as {layouts.get(name, 'nothing')}, "
+                f"the model needs {needed.get(name, 'nothing')}; save the model again"
+            )
+    fill(model, tensors, wanted, folder / TENSORS)
+    packed.unpack_all(packed.trained(model), tensors)
+
+
 def fill(model: nn.Module, tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Copy `tensors` into the model. Raises UsageError unless their names and shapes are the `wanted` ones."""
+    """Copy `tensors` into the model. Raises UsageError unless their names and shapes are the `wanted` ones, and codes
+    are codes and numbers numbers."""
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or extra:
         says = [f"lacks {missing[0]} (and {len(missing) - 1} more)"] if missing else []
@@ -212,4 +244,6 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], wanted: dict[str, Tensor]
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UsageError(f"{path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}")
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            raise UsageError(f"{path}: {name} is {tensor.dtype}, the model needs {wanted[name].dtype}")
     model.load_state_dict(tensors, strict=False)

@@ -4,10 +4,12 @@ from paretune.adapters.adaptformer import AdaptFormer
 from paretune.adapters.dense import DenseAdapter
 from paretune.adapters.full import Full
 from paretune.adapters.lora import LoRA
+from paretune.adapters.repadapter import RepAdapter
 
 ADAPTERS = (
     AdaptFormer,
     DenseAdapter,
     Full,
     LoRA,
+    RepAdapter,
 )

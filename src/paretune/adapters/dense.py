@@ -11,10 +11,19 @@ this wiring is the one of the authors' figure and of their parameter counts). Al
 at zero. y is the residual stream after attention and after the reduction of block n, without LayerNorm.
 Trained parameters on ViT-B/16: 1,091,584 at width 32, 279,808 at width 8.
 
-What travels is not DA_n (D channels) but r_n with a constant 1 (h + 1 channels). A reduction is linear over tokens
-and the projection linear over channels, so W_2 S(s (W_up r + b)) = s [W_2 W_up | W_2 b] S([r, 1]): the same function
-and the same gradient at a fraction of cost and memory, also where S does not normalise. `carry="output"` is the plain
-formula.
+The further of the two reaches as far as the paper's reductions lie apart, a quarter of the depth: 3 of 12 blocks, 6 of
+24. That too is read from the counts: ViT-L's 2.93 M are 2.94 so, and would be 3.04 with 3.
+
+The sources are fused by `fuse` (equations 14 to 17, lost too, read from the text and Table VII's parameters):
+
+    input    W_up relu(W (y + S(DA_{n-1}) + S(DA_{n-3})))       one pair of projections a block
+    inner    as above
+    output   sum over the sources of W_up,i relu(W_i source_i)     a pair of projections a source: 1,598,464 at width 32
+
+What travels is not DA_n (D channels) but the bottlenecks r_n with a constant 1 (h + 1 channels). A reduction is linear
+over tokens and a projection linear over channels, so W_2 S(s (W_up r + b)) = s [W_2 W_up | W_2 b] S([r, 1]): the same
+function and the same gradient at a fraction of cost and memory, also where S does not normalise. `carry="output"` is
+the plain formula, and what a reducer needs that is not linear.
 """
 
 from __future__ import annotations
@@ -29,6 +38,7 @@ from torch import Tensor, nn
 from paretune.core.body import Body
 from paretune.core.method import Branch, Shape
 from paretune.core.tokens import Tokens
+from paretune.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,29 +49,56 @@ class DenseAdapter:
     """width h of the bottlenecks"""
     scale: float = 1.0
     """factor s on their output"""
+    reads: tuple[int, ...] | None = None
+    """the earlier adapters that each one reads, as distances in blocks, where there are such blocks; () = none, a plain
+    adapter; None = 1 and a quarter of the depth: 1, 3 of 12 blocks"""
+    start: int = 0
+    """0-based block from which on they read further back than one block"""
+    fuse: Literal["inner", "input", "output"] = "inner"
+    """where what is read comes together: in the bottleneck, before it, or after it"""
     carry: Literal["activation", "output"] = "activation"
     """what travels to later adapters: the narrow activation, or the D-wide output as the paper writes it"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
-        return [f"DenseAdapter width={self.width}: must be at least 1"] if self.width < 1 else []
+        reads = self.reads or ()
+        return [
+            *([f"DenseAdapter width={self.width}: must be at least 1"] if self.width < 1 else []),
+            *([f"DenseAdapter reads={reads}: must be different distances of at least 1 block"]
+              if len(set(reads)) < len(reads) or min(reads, default=1) < 1 else []),
+            *([f"DenseAdapter start={self.start}: the backbone has blocks 0 to {shape.depth - 1}"]
+              if not 0 <= self.start < shape.depth else []),
+        ]  # fmt: skip
 
     def attach(self, body: Body) -> None:
         """Add the branch."""
         body.branch(DenseBranch(body.shape.depth, body.shape.width, self, body.fresh("dense")))
 
+    def sources(self, block: int, depth: int) -> list[int]:
+        """The blocks whose adapters the one of `block` reads, nearest first."""
+        reads = {1, max(depth // 4, 1)} if self.reads is None else self.reads
+        return [block - back for back in sorted(reads) if back <= block and (back == 1 or block >= self.start)]
+
 
 class DenseBlock(nn.Module):
-    """The projections of one block: `down[0]` reads the stream, `down[1:]` read the adapters of `sources`."""
+    """The projections of one block: `down[0]` reads the stream, `down[1:]`, if there are, the adapters of `sources`."""
 
-    def __init__(self, block: int, channels: int, width: int):
+    def __init__(self, sources: list[int], channels: int, config: DenseAdapter):
         super().__init__()
-        self.sources = [source for source in (block - 1, block - 3) if source >= 0]
-        self.down = nn.ModuleList([nn.Linear(channels, width) for _ in range(1 + len(self.sources))])
-        self.up = nn.Linear(width, channels)
-        nn.init.zeros_(self.up.weight)
-        for linear in (*self.down, self.up):
+        self.sources = sources
+        downs = 1 if config.fuse == "input" else 1 + len(sources)
+        ups = downs if config.fuse == "output" else 1
+        self.down = nn.ModuleList(nn.Linear(channels, config.width) for _ in range(downs))
+        self.up = nn.ModuleList(nn.Linear(config.width, channels) for _ in range(ups))
+        for up in self.up:
+            nn.init.zeros_(up.weight)
+        for linear in (*self.down, *self.up):
             nn.init.zeros_(linear.bias)
+
+    def spoken(self) -> Tensor:
+        """The sum of all `up` as a linear map of their inputs and a constant 1: (D, ups * h + 1)."""
+        bias = total([up.bias for up in self.up])
+        return torch.cat([*(up.weight for up in self.up), bias[:, None]], dim=1)
 
 
 class DenseBranch(Branch):
@@ -71,26 +108,45 @@ class DenseBranch(Branch):
 
     def __init__(self, depth: int, channels: int, config: DenseAdapter, name: str):
         super().__init__()
-        self.blocks = nn.ModuleList([DenseBlock(i, channels, config.width) for i in range(depth)])
-        self.scale, self.narrow, self.name = config.scale, config.carry == "activation", name
+        sources = [config.sources(block, depth) for block in range(depth)]
+        self.blocks = nn.ModuleList(DenseBlock(of_block, channels, config) for of_block in sources)
+        self.last_reader = {source: block for block, of_block in enumerate(sources) for source in of_block}
+        self.scale, self.fuse, self.narrow, self.name = config.scale, config.fuse, config.carry == "activation", name
 
     def forward(self, block: int, tokens: Tokens, h: Tensor) -> tuple[Tensor, Tokens]:
         here = self.blocks[block]
-        u = here.down[0](tokens.x)
-        for down, source in zip(here.down[1:], here.sources, strict=True):
-            u = u + self.read(down, source, tokens.carried[f"{self.name}.{source}"])
-        r = F.relu(u)
-        output = here.up(r) * self.scale
-        state = F.pad(r, (0, 1), value=1.0) if self.narrow else output
-        needed = block + 1 < len(self.blocks)
-        return output, tokens.carry(
-            {f"{self.name}.{block - 3}": None, f"{self.name}.{block}": state if needed else None}
-        )
+        said = [(source, self.carried(source, tokens)) for source in here.sources]
+        r = [F.relu(u) for u in self.bottlenecks(here, tokens.x, said)]
+        output = total([up(one) for up, one in zip(here.up, r, strict=True)]) * self.scale
+        state = torch.cat([*r, torch.ones_like(r[0][..., :1])], dim=-1) if self.narrow else output
+        done = {f"{self.name}.{source}": None for source in here.sources if self.last_reader[source] == block}
+        return output, tokens.carry(done | ({f"{self.name}.{block}": state} if block in self.last_reader else {}))
 
-    def read(self, down: nn.Linear, source: int, state: Tensor) -> Tensor:
-        """W S(DA_source) + bias from what block `source` handed on: (B, N, h + 1 or D) -> (B, N, h)."""
-        if not self.narrow:
-            return down(state)
-        up = self.blocks[source].up
-        weight = self.scale * down.weight @ torch.cat([up.weight, up.bias[:, None]], dim=1)  # (h, h + 1)
-        return F.linear(state, weight, down.bias)
+    def carried(self, source: int, tokens: Tokens) -> Tensor:
+        """What travels from block `source`, for the tokens of now: (B, N, ups * h + 1), or (B, N, D) as it is."""
+        if self.narrow and not all(step.reduction.linear for step in tokens.trail if step.block > source):
+            raise UsageError(
+                "DenseAdapter carry='activation' holds only where tokens merge by a linear map, and this reducer takes "
+                "the maximum; use carry='output'"
+            )
+        return tokens.carried[f"{self.name}.{source}"]
+
+    def bottlenecks(self, here: DenseBlock, x: Tensor, said: list[tuple[int, Tensor]]) -> list[Tensor]:
+        """One (B, N, h) for every `up`, from the stream x (B, N, D) and what the sources said."""
+        first, *others = here.down
+        if self.fuse == "input":
+            if not self.narrow:
+                return [first(total([x, *(state for _, state in said)]))]
+            return [total([first(x), *(F.linear(state, self.reading(first, source)) for source, state in said)])]
+        heard = [F.linear(state, self.reading(down, source), down.bias)
+                 for down, (source, state) in zip(others, said, strict=True)]  # fmt: skip
+        return [total([first(x), *heard])] if self.fuse == "inner" else [first(x), *heard]
+
+    def reading(self, down: nn.Linear, source: int) -> Tensor:
+        """The weight of `down` on what travels from block `source`: (h, ups * h + 1), or (h, D) as it is."""
+        return self.scale * down.weight @ self.blocks[source].spoken() if self.narrow else down.weight
+
+
+def total(terms: list[Tensor]) -> Tensor:
+    """The sum of at least one tensor."""
+    return sum(terms[1:], terms[0])

@@ -6,6 +6,9 @@ Nothing here imports peft until a guest is really there.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import nn
 
 from paretune.errors import UsageError
@@ -49,16 +52,44 @@ def inject(model: nn.Module, described: dict) -> None:
         raise UsageError("this model was tuned with HF PEFT: install it with `pip install paretune[peft]`") from error
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[described["peft_type"]]
     known = {name: v for name, v in described.items() if name in kind.__dataclass_fields__}
-    peft.inject_adapter_in_model(kind(**known), model)
+    peft.get_peft_model(model, kind(**known))  # not inject_adapter_in_model, which refuses what layers share (VeRA)
 
 
 def fold_all(root: nn.Module) -> None:
-    """Replace every guest below `root` by the plain layer that computes the same in evaluation, in place."""
+    """Replace every guest below `root` by the plain layer that computes the same in evaluation, in place.
+
+    Raises UsageError where what peft merges computes something else (its OFT on a convolution).
+    """
     for name, child in root.named_children():
         if hasattr(child, "modules_to_save") and is_guest(child):
             setattr(root, name, child.modules_to_save["default"])
         elif is_guest(child):
-            child.merge()
-            setattr(root, name, child.get_base_layer())
+            setattr(root, name, _folded(child, name))
         else:
             fold_all(child)
+
+
+@torch.no_grad()
+def _folded(guest: nn.Module, name: str) -> nn.Module:
+    probe = _probe(guest.get_base_layer())
+    before = None if probe is None else guest(probe)
+    guest.merge()
+    layer = guest.get_base_layer()
+    if before is not None and not (layer(probe) - before).norm() <= 0.05 * before.norm():
+        tuner = type(guest).__module__.split(".")[2]
+        raise UsageError(
+            f"what HF PEFT merges into '{name}', a {type(layer).__name__}, does not compute what its {tuner} did; "
+            "keep the model unmerged, or leave this layer out of its targets"
+        )
+    return layer
+
+
+def _probe(layer: nn.Module) -> torch.Tensor | None:
+    """Something to try a layer on; None where it cannot be tried."""
+    weight = layer.weight
+    if not weight.is_floating_point() or weight.is_meta or not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return None
+    linear = isinstance(layer, nn.Linear)
+    size = (1, layer.in_features) if linear else (1, layer.in_channels, *(2 * side for side in layer.kernel_size))
+    scattered = (torch.arange(math.prod(size)) * 0.618034).frac() - 0.5  # as random as it needs, with no generator
+    return scattered.view(size).to(weight)

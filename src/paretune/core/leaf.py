@@ -44,20 +44,44 @@ def bare(module: nn.Module) -> nn.Module:
     return bare(module.layer) if isinstance(module, Leafed) else module
 
 
+class Biased(nn.Module):
+    """A layer without a bias, and one that folding gave it.
+
+    Kept apart, because a backbone may hold the bias of such a layer elsewhere, as timm's EVA does: it reads the weights
+    and never asks the layer for a bias.
+    """
+
+    def __init__(self, layer: nn.Module, bias: nn.Parameter):
+        super().__init__()
+        self.layer, self.bias = layer, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.bias
+
+
 @torch.no_grad()
 def folded(module: nn.Module) -> nn.Module:
     """The plain layer that computes what `module` computes in evaluation; layers without a leaf come back as they are.
 
-    The fold runs in float64, so that stacked leaves lose nothing to rounding before the layer's own dtype does.
+    The fold runs in float64, so that stacked leaves lose nothing to rounding before the layer's own dtype does. Where
+    it gives a bias to a layer that has none, the layer comes back Biased.
     """
     if not isinstance(module, Leafed):
         return module
-    layer = copy.deepcopy(folded(module.layer))
-    bias = None if layer.bias is None else layer.bias.double()
-    weight, bias = copy.deepcopy(module.leaf).double().fold(layer.weight.double(), bias)
-    layer.weight = _frozen(weight.to(layer.weight.dtype))
-    layer.bias = None if bias is None else _frozen(bias.to(layer.weight.dtype))
+    layer = copy.deepcopy(bare(module))
+    weight, bias = (None if t is None else _frozen(t.to(layer.weight.dtype)) for t in _fold(module))
+    layer.weight = weight
+    if bias is not None and layer.bias is None:
+        return Biased(layer, bias)
+    layer.bias = bias
     return layer
+
+
+def _fold(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in float64 of the plain layer that computes what `module` computes."""
+    if isinstance(module, Leafed):
+        return copy.deepcopy(module.leaf).double().fold(*_fold(module.layer))
+    return module.weight.double(), None if module.bias is None else module.bias.double()
 
 
 def fold_all(root: nn.Module) -> None:

@@ -57,9 +57,18 @@ class Branch(nn.Module, ABC):
 
 
 class Reducer(nn.Module, ABC):
-    """Decides, block by block, which patches leave or merge. `proportional`: attention weighs tokens by their size."""
+    """Decides, block by block, which patches leave or merge.
+
+    proportional: attention weighs tokens by their size; needs_teacher: `losses` wants the teacher's forward
+    """
 
     proportional: bool = False
+    needs_teacher: bool = False
+
+    def at_epoch(self, epoch: int) -> None:
+        """A training epoch begins, the first is 0; for methods with a schedule. What it changes must follow from the
+        number alone, so that a resumed run is the same, and must not touch evaluation, so that the best epoch is the
+        best of what is served."""
 
     def before(self, block: int, tokens: Tokens) -> Reduction | None:
         """The reduction of the patches of `tokens` before this block; None, unless a method says otherwise."""
@@ -68,3 +77,11 @@ class Reducer(nn.Module, ABC):
     @abstractmethod
     def forward(self, block: int, look: Look, tokens: Tokens) -> Reduction | None:
         """The reduction of the patches of `tokens` between attention and MLP of this block; None = leave them all."""
+
+    def losses(self, run: Run, teacher: Run | None) -> dict[str, Tensor]:
+        """What training adds to the cross-entropy: scalars by name, weights included; none, unless a method says so.
+
+        run: a forward in training mode. teacher: the same images through the same model with all its tokens, in
+        evaluation mode and without a gradient, where the method `needs_teacher`; else None.
+        """
+        return {}

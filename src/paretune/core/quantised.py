@@ -20,6 +20,7 @@ from paretune.core.packed import Packed, from_bytes, to_bytes
 
 BITS = (1, 2, 4, 8)
 EPSILON = 1e-5
+WITHOUT_FLOAT64 = ("mps",)
 
 
 class QuantisedLinear(Packed):
@@ -29,8 +30,8 @@ class QuantisedLinear(Packed):
         super().__init__()
         self.bits = bits
         self.register_buffer("codes", torch.tensor(codebook(bits)), persistent=False)
-        # What rounding left between the mean and std of w and the stored ones, which are exact; zero until `unpack`.
-        self.register_buffer("remainder", torch.zeros(2, dtype=torch.float64), persistent=False)
+        # What rounding left between the mean and std of w and the stored ones, as a sum of two; zero until `unpack`.
+        self.register_buffer("remainder", torch.zeros(2, 2), persistent=False)
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
@@ -47,7 +48,7 @@ class QuantisedLinear(Packed):
 
     @torch.no_grad()
     def pack(self) -> tuple[Tensor, Tensor]:
-        mean_std = (moments(self.weight) + self.remainder).float()
+        mean_std = moments(self.weight, self.remainder).float()
         return to_bytes(nearest(self.weight, self.codes, mean_std).flatten(), self.bits), mean_std
 
     @torch.no_grad()
@@ -55,27 +56,32 @@ class QuantisedLinear(Packed):
         numbers = from_bytes(codes, self.bits, self.weight.numel()).view(self.weight.shape)
         mean, std = scales.double()
         normal = within_cells(numbers, torch.tensor(codebook(self.bits)).double(), std / (std + EPSILON))
-        self.weight.copy_(mean + (std + EPSILON) * normal)
-        self.remainder = scales.to(self.weight.device).double() - moments(self.weight)
+        self.weight.copy_((mean + (std + EPSILON) * normal).to(self.weight.dtype))
+        remainder = scales.double() - moments(self.weight.cpu())
+        self.remainder.copy_(torch.stack([remainder.float(), (remainder - remainder.float()).float()]))
 
 
-def quantise(weight: Tensor, codes: Tensor, remainder: Tensor | float = 0.0) -> Tensor:
+def quantise(weight: Tensor, codes: Tensor, remainder: Tensor | None = None) -> Tensor:
     """The weights that a matrix stands for when every entry is one of `codes`, ascending; straight-through gradient.
 
-    `remainder` (2,) is added to mean and std. A function of the codes, mean and std alone, to the last bit.
+    `remainder` is added to mean and std. To the last bit, the value depends on the chosen codes, mean and std alone.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    mean_std = (moments(weight) + remainder).to(weight.dtype)
+    mean_std = moments(weight, remainder).to(weight.dtype)
     chosen = codes.to(weight.dtype)[nearest(weight, codes, mean_std)]
     mean, std = mean_std
     normal = (weight - mean) / (std + EPSILON)
     return std * (chosen + (normal - normal.detach())) + mean
 
 
-def moments(weight: Tensor) -> Tensor:
-    """Mean and unbiased standard deviation, (2,), in float64: the order of summation is lost in rounding to float32."""
-    wide = weight.double()
-    return torch.stack([wide.mean(), wide.std()])
+def moments(weight: Tensor, remainder: Tensor | None = None) -> Tensor:
+    """Mean and unbiased standard deviation (2,), plus the rows of a remainder (n, 2).
+
+    In float64, where the device has it: the order of summation, by threads, is lost in rounding to float32.
+    """
+    wide = weight.float() if weight.device.type in WITHOUT_FLOAT64 else weight.double()
+    found = torch.stack([wide.mean(), wide.std()])
+    return found if remainder is None else found + remainder.to(found.dtype).sum(0)
 
 
 @torch.no_grad()
@@ -134,6 +140,26 @@ def linear(inputs: int, outputs: int, bits: int, bias: bool = False) -> nn.Linea
 def weight_of(projection: nn.Linear | QuantisedLinear) -> Tensor:
     """The weights that a projection computes with, (out, in)."""
     return projection.quantised() if isinstance(projection, QuantisedLinear) else projection.weight
+
+
+def fold_all(root: nn.Module) -> None:
+    """Replace every QuantisedLinear below `root` by one that looks no codes up any more, in place."""
+    for name, child in root.named_children():
+        if isinstance(child, QuantisedLinear):
+            setattr(root, name, ConstantLinear(child.quantised().detach()))
+        else:
+            fold_all(child)
+
+
+class ConstantLinear(nn.Module):
+    """y = x weight', with weights (out, in) that do not train, of any type."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
 
 
 def start_(projection: nn.Linear | QuantisedLinear) -> None:

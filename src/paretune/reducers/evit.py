@@ -6,9 +6,17 @@
 
     kept  = the ceil(keep * M) patches with most attention          fused = sum_rest a_i x_i / sum_rest a_i
 
-Sparse-Tuning uses it at keep 0.7 in blocks 3, 6, 9 with normalised weights (its equation 8); the authors of EViT
-release the un-normalised sum, `normalise=False`. A fused token competes again at the next reduction. Prefix tokens
-are never candidates (the released code lets DeiT's distillation token and registers be pruned).
+Sparse-Tuning uses it at keep 0.7 in blocks 3, 6, 9 of 12 and 6, 12, 18 of 24, with normalised weights (its equation
+8); the authors of EViT release the un-normalised sum, `normalise=False`. A fused token competes again at the next
+reduction. Prefix tokens are never candidates (the released code prunes DeiT's distillation token and registers).
+
+EViT trains with all patches for `shrink_start` epochs (10 in its recipes, Sparse-Tuning: none) and then lets the share
+fall to `keep` along a cosine over `shrink_epochs` (100):
+
+    share(t) = keep + (1 - keep) (1 + cos(pi t / shrink_epochs)) / 2        t = epoch - shrink_start
+
+Evaluation always keeps `keep`, also between the epochs of a training (the released code evaluates at the share of the
+moment): what is compared, and kept as the best epoch, is then the model that is served.
 """
 
 from __future__ import annotations
@@ -32,24 +40,39 @@ class EViT:
 
     keep: float = 0.7
     """share of the patches that stay at every reduction"""
-    blocks: tuple[int, ...] = (3, 6, 9)
-    """0-based blocks that reduce, between attention and MLP"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that reduce, between attention and MLP; None = at a quarter, half and three quarters of the
+    depth: 3, 6, 9 of 12 blocks"""
     rest: Literal["merge", "argmax", "drop"] = "merge"
     """what becomes of the others: one fused token, the best one of them, or nothing"""
     normalise: bool = True
     """divide the fused token by its total attention (Sparse-Tuning) or not (EViT as released)"""
+    shrink_start: int = 0
+    """training epochs that keep all patches"""
+    shrink_epochs: int = 0
+    """training epochs after these in which the share falls to `keep`; 0 = at once"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
-        wrong = [b for b in self.blocks if not 0 <= b < shape.depth]
+        wrong = [b for b in self.blocks or () if not 0 <= b < shape.depth]
         return [
             *([f"EViT keep={self.keep}: must be above 0 and at most 1"] if not 0 < self.keep <= 1 else []),
             *([f"EViT blocks={self.blocks}: the backbone has blocks 0 to {shape.depth - 1}"] if wrong else []),
+            *(f"EViT {name}={epochs}: must be at least 0"
+              for name, epochs in (("shrink_start", self.shrink_start), ("shrink_epochs", self.shrink_epochs))
+              if epochs < 0),
         ]  # fmt: skip
 
     def build(self, shape: Shape) -> EViTReducer:
         """The reducer for a backbone of this shape."""
-        return EViTReducer(self)
+        quarters = (shape.depth * quarter // 4 for quarter in (1, 2, 3))
+        return EViTReducer(self, frozenset(quarters if self.blocks is None else self.blocks))
+
+    def share(self, epoch: int) -> float:
+        """The share of the patches that stay in this epoch of a training, from 0."""
+        since = epoch - self.shrink_start
+        done = min(max(since / self.shrink_epochs, 0.0), 1.0) if self.shrink_epochs else float(since >= 0)
+        return self.keep + (1 - self.keep) * (1 + math.cos(math.pi * done)) / 2
 
 
 def keep_count(keep: float, patches: int) -> int:
@@ -60,13 +83,17 @@ def keep_count(keep: float, patches: int) -> int:
 class EViTReducer(Reducer):
     """See the module."""
 
-    def __init__(self, config: EViT):
+    def __init__(self, config: EViT, blocks: frozenset[int]):
         super().__init__()
-        self.config = config
+        self.config, self.blocks = config, blocks
+        self.training_share = config.keep
+
+    def at_epoch(self, epoch: int) -> None:
+        self.training_share = self.config.share(epoch)
 
     def forward(self, block: int, look: Look, tokens: Tokens) -> Merge | None:
-        kept = keep_count(self.config.keep, tokens.patches)
-        if block not in self.config.blocks or kept == tokens.patches:
+        kept = keep_count(self.training_share if self.training else self.config.keep, tokens.patches)
+        if block not in self.blocks or kept == tokens.patches:
             return None
         scores = look.scores()
         order = torch.argsort(scores.detach(), dim=-1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""FPET: one differentiable merge that halves the patches (bipartite differentiable matching, FPET section 3.3).
+"""FPET: a differentiable merge that halves the patches (bipartite differentiable matching, FPET section 3.3).
 
             A b A b          every A cell of the checkerboard merges into the B cell with the most similar key;
             b A b A          tokens: 4x4 -> 8, all of A leaves, in one block (0-based block 6 of 12 in the paper)
@@ -10,6 +10,16 @@
 Training uses J + soft - stop(soft): the forward is one-hot, the gradient is the soft one. The paper thresholds soft >
 0.5 instead, which is the same map unless two keys tie: then it loses the token, and in bfloat16 most rows tie.
 Survivors keep raster order. Any grid, also odd or not square, is split by its own rows and columns.
+
+The paper merges once; with several blocks each has a refinement of its own, for keys differ from block to block, and
+what the checkerboard left is split by rows:
+
+    A b A b      . a . a      . . . .        1st   (row + column) even leaves
+    b A b A  ->  b . b .  ->  b . b .        2nd   of the rest, the even rows leave: a grid of floor(rows / 2) x
+    A b A b      . a . a      . . . .              ceil(columns / 2) is left
+    b A b A      b . b .      b . b .        3rd   the checkerboard of that grid, and so on
+
+A grid of one row or column is a checkerboard every time.
 """
 
 from __future__ import annotations
@@ -32,16 +42,17 @@ Split = Literal["checkerboard", "alternate"]
 
 @dataclass(frozen=True)
 class FPET:
-    """Merge one half of the patches into the other, once, by a learned matching."""
+    """Merge one half of the patches into the other by a learned matching."""
 
-    block: int = 6
-    """0-based block that reduces, between attention and MLP"""
+    block: int | tuple[int, ...] | None = None
+    """0-based block that reduces, between attention and MLP, or several, each of which halves; None = at half of the
+    depth: 6 of 12 blocks"""
     split: Split = "checkerboard"
     """which half leaves: the even cells of the checkerboard, or every second patch in raster order"""
     refine_width: int = 32
     """width of the key refinement; 0 = match the backbone's own keys"""
     refine_bits: int = 1
-    """bits per weight of the refinement: 1, 2 or 4"""
+    """bits per weight of the refinement: 1, 2, 4 or 8"""
     stop_gradient: bool = True
     """no gradient from the matching into the backbone's keys"""
     proportional: bool = True
@@ -51,14 +62,20 @@ class FPET:
         """What is wrong with these settings on a backbone of this shape."""
         return [
             *([f"FPET block={self.block}: the backbone has blocks 0 to {shape.depth - 1}"]
-              if not 0 <= self.block < shape.depth else []),
+              if not all(0 <= block < shape.depth for block in self.blocks(shape)) else []),
             *([f"FPET refine_width={self.refine_width}: must be at least 0"] if self.refine_width < 0 else []),
             *([f"FPET refine_bits={self.refine_bits}: must be one of {BITS}"] if self.refine_bits not in BITS else []),
         ]  # fmt: skip
 
     def build(self, shape: Shape) -> FPETReducer:
         """The reducer for a backbone of this shape."""
-        return FPETReducer(self, shape.head_width)
+        return FPETReducer(self, self.blocks(shape), shape.head_width)
+
+    def blocks(self, shape: Shape) -> tuple[int, ...]:
+        """The blocks that reduce, ascending."""
+        if self.block is None:
+            return (shape.depth // 2,)
+        return tuple(sorted({self.block} if isinstance(self.block, int) else set(self.block)))
 
 
 class Refinement(nn.Module):
@@ -78,19 +95,20 @@ class Refinement(nn.Module):
 class FPETReducer(Reducer):
     """See the module."""
 
-    def __init__(self, config: FPET, head_width: int):
+    def __init__(self, config: FPET, blocks: tuple[int, ...], head_width: int):
         super().__init__()
-        self.config, self.proportional = config, config.proportional
-        refined = config.refine_width > 0
-        self.refine = Refinement(head_width, config.refine_width, config.refine_bits) if refined else nn.Identity()
+        self.config, self.blocks, self.proportional = config, blocks, config.proportional
+        width, bits = config.refine_width, config.refine_bits
+        self.refine = nn.ModuleList(Refinement(head_width, width, bits) if width else nn.Identity() for _ in blocks)
 
     def forward(self, block: int, look: Look, tokens: Tokens) -> Blend | Merge | None:
-        if block != self.config.block or tokens.patches < 2:
+        if block not in self.blocks or tokens.patches < 2:
             return None
+        turn = self.blocks.index(block)
         with full_precision(tokens.x):  # in bfloat16 most rows would tie
             keys = look.metric().detach() if self.config.stop_gradient else look.metric()
-            keys = F.normalize(self.refine(keys), dim=-1, eps=1e-6)
-            leaving, staying = halves(tokens.grid, self.config.split, keys.device)
+            keys = F.normalize(self.refine[turn](keys), dim=-1, eps=1e-6)
+            leaving, staying = halves(tokens.grid, self.config.split, turn, keys.device)
             similarity = keys[:, leaving] @ keys[:, staying].transpose(1, 2)  # (B, |A|, |B|)
         best = similarity.argmax(-1)
         plan = {"n_in": tokens.patches, "keep": staying[None], "src": leaving[None]}
@@ -107,11 +125,34 @@ def straight_through(similarity: Tensor, best: Tensor) -> Tensor:
     return hard + (soft - soft.detach())  # in this order the value is the one-hot exactly
 
 
-def halves(grid: tuple[int, int], split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Raster indices of the patches that leave, (ceil(M / 2),), and of those that stay, (floor(M / 2),)."""
-    rows, columns = grid
+def halves(grid: tuple[int, int], split: Split, turn: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Who leaves and who stays at reduction `turn` (the first is 0) of this grid, as indices into the patches left.
+
+    Both in raster order. Of M patches ceil(M / 2) leave; where rows of a grid of odd width leave, a few less or more.
+    """
+    if split == "alternate":
+        left = grid[0] * grid[1] >> turn
+        return parted(torch.arange(left, device=device) % 2, (left + 1) // 2)
+    rows, columns, only_odd = lattice(grid, turn)
     cells = torch.arange(rows * columns, device=device)
-    odd = (cells // columns + cells % columns) % 2 if split == "checkerboard" else cells % 2
+    leaving, staying = parted((cells // columns + cells % columns) % 2, (rows * columns + 1) // 2)
+    return parted(staying // columns % 2, (rows + 1) // 2 * (columns // 2)) if only_odd else (leaving, staying)
+
+
+def lattice(grid: tuple[int, int], turn: int) -> tuple[int, int, bool]:
+    """Rows and columns of the grid that reduction `turn` acts on, and whether only its odd cells are left."""
+    rows, columns, only_odd = *grid, False
+    for _ in range(turn):
+        if only_odd:
+            rows, columns, only_odd = rows // 2, (columns + 1) // 2, False
+        elif min(rows, columns) == 1:
+            rows, columns = max(rows // 2, 1), max(columns // 2, 1)
+        else:
+            only_odd = True
+    return rows, columns, only_odd
+
+
+def parted(odd: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices of the zeros, of which there are `count`, and of the ones."""
     order = torch.argsort(odd, stable=True)  # a sort, not a mask: the shapes stay static
-    count = (rows * columns + 1) // 2
     return order[:count], order[count:]

@@ -6,7 +6,8 @@
 
     metric = mean of the keys over heads, cosine     A = even, B = odd positions of the whole sequence, prefix left out
 
-Which tokens pair needs no gradient; their means do. Tokens come back as [A that stayed | B], both in order.
+Which tokens pair needs no gradient; their means do. Tokens come back as [A that stayed | B], both in order. FPET
+compares itself with this matching in one block, which for 196 patches is `ToMe(r=98, blocks=(6,))`.
 With `proportional=True` attention adds log size: right for a model that was not trained with ToMe; the authors advise
 False in training.
 """
@@ -26,43 +27,61 @@ from paretune.core.tokens import Tokens
 
 @dataclass(frozen=True)
 class ToMe:
-    """Merge the r most similar pairs of patches in every block."""
+    """Merge the r most similar pairs of patches in every block, or in some."""
 
     r: int | tuple[int, ...] = 8
     """pairs per block: one number (less where fewer pairs are left), or one for every block from the first on"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that merge, if not all; several numbers r are then theirs, one each"""
     proportional: bool = True
     """attention weighs tokens by their size"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
+        if wrong := self._misplaced(shape):
+            return wrong
         if isinstance(self.r, int):
             fits = 0 <= self.r <= shape.patches // 2
             return [] if fits else [f"ToMe r={self.r}: {shape.patches} patches form 0 to {shape.patches // 2} pairs"]
-        if len(self.r) > shape.depth:
-            return [f"ToMe r has {len(self.r)} entries, the backbone has {shape.depth} blocks"]
-        left, wrong = shape.patches, []
-        for block, r in enumerate(self.r):
+        left = shape.patches
+        for block, r in self.schedule(shape).items():
             if not 0 <= r <= left // 2:
                 wrong.append(f"ToMe r={r} at block {block}: the {left} patches left form 0 to {left // 2} pairs")
             left -= min(max(r, 0), left // 2)
         return wrong
 
+    def _misplaced(self, shape: Shape) -> list[str]:
+        blocks, several = self.blocks, not isinstance(self.r, int)
+        if blocks is None:
+            too_many = several and len(self.r) > shape.depth
+            return [f"ToMe r has {len(self.r)} entries, the backbone has {shape.depth} blocks"] if too_many else []
+        once = len(set(blocks)) == len(blocks) and all(0 <= block < shape.depth for block in blocks)
+        return [
+            *([] if once else [f"ToMe blocks={blocks}: the backbone has blocks 0 to {shape.depth - 1}, each once"]),
+            *([f"ToMe r has {len(self.r)} entries for {len(blocks)} blocks"]
+              if several and len(self.r) != len(blocks) else []),
+        ]  # fmt: skip
+
     def build(self, shape: Shape) -> ToMeReducer:
         """The reducer for a backbone of this shape."""
-        schedule = (self.r,) * shape.depth if isinstance(self.r, int) else self.r
-        return ToMeReducer(schedule, self.proportional)
+        return ToMeReducer(self.schedule(shape), self.proportional)
+
+    def schedule(self, shape: Shape) -> dict[int, int]:
+        """Pairs to merge in every block that merges, in the order of the blocks."""
+        blocks = range(shape.depth) if self.blocks is None else self.blocks
+        numbers = (self.r,) * len(blocks) if isinstance(self.r, int) else self.r
+        return dict(sorted(zip(blocks, numbers, strict=False)))
 
 
 class ToMeReducer(Reducer):
     """See the module."""
 
-    def __init__(self, schedule: tuple[int, ...], proportional: bool):
+    def __init__(self, schedule: dict[int, int], proportional: bool):
         super().__init__()
         self.schedule, self.proportional = schedule, proportional
 
     def forward(self, block: int, look: Look, tokens: Tokens) -> Merge | None:
-        wanted = self.schedule[block] if block < len(self.schedule) else 0
-        r = min(wanted, tokens.patches // 2)
+        r = min(self.schedule.get(block, 0), tokens.patches // 2)
         return match(look.metric().detach(), r, first=tokens.prefix % 2) if r else None
 
 

@@ -1,0 +1,24 @@
+"""All methods by name: from JSON to settings, whatever the registers hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paretune.adapters import ADAPTERS
+from paretune.config import from_json
+from paretune.reducers import REDUCERS
+
+
+def methods(adapters: Sequence[dict], reducer: dict | None) -> tuple[tuple[Any, ...], Any]:
+    """The settings of adapters and of a reducer or None, as `config.to_json` describes them.
+
+    Raises UsageError for an unknown kind or field, with suggestions.
+    """
+    return tuple(from_json(one, ADAPTERS) for one in adapters), reducer and from_json(reducer, REDUCERS)
+
+
+def absent(adapters: Sequence[dict], reducer: dict | None) -> list[str]:
+    """The kinds that no register holds."""
+    known = {kind.__name__ for kind in (*ADAPTERS, *REDUCERS)}
+    return [one["kind"] for one in [*adapters, *([reducer] if reducer else [])] if one["kind"] not in known]

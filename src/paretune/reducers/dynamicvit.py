@@ -1,0 +1,186 @@
+"""DynamicViT: small predictors learn which patches may go (Rao et al. 2021, arXiv:2106.02034).
+
+            a  b  c  d  e  f        training     a  .  c  d  .  f    a drawn mask: b and e stay, attended by themselves
+            |     |  |     |
+            a     c  d     f        evaluation   the patches of the best scores stay, the others leave
+
+Before each of S blocks a predictor scores the patches that are left; p = 1 for those still alive (section 3.2):
+
+    u = GELU(W LN(x))        w = [first half of u, sum p u / (sum p + 1e-6) of its second half]
+    w -> D/2 -> D/4 -> 2     with GELUs between; the log-softmax is log p(keep, drop)
+
+Training draws h = p * hard Gumbel-softmax(log p), which becomes the next p. The forward is 0 or 1, the gradient is the
+soft one; it reaches the predictors through `Mask` and the sizes that attention reads (section 3.3). If all that is
+alive would go, the patch most likely to stay stays. How many stay differs from image to image, and nothing is saved.
+Evaluation keeps the best floor(keep^s M) of the image's M patches at the s-th predictor, at least one, in raster order,
+and drops the others. Prefix tokens are never candidates.
+
+What training minimises beside the cross-entropy (section 3.4), with the authors' weights:
+
+    ratio            2    mean_s mean_b (mean_i h_s - keep^s)^2           i over all M patches of image b
+    distill_logits   0.5  KL(teacher || student)                          mean over images
+    distill_tokens   0.5  mean of (student - teacher)^2                   over the patches kept, after the last norm
+
+The authors' teacher is a second, trained and frozen model. Here it is this model itself with all its tokens: the
+frozen backbone alone has no head for new classes, and a copy would double the memory. So the teacher moves along as
+adapters and head train. It costs a forward in evaluation mode, without a gradient; with both weights 0 there is none.
+A training loop of one's own gets the losses from `paretune.train.objective.Objective`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paretune.core.attention import Look
+from paretune.core.method import Reducer, Run, Shape
+from paretune.core.reduction import Mask, Merge, full_precision, widened
+from paretune.core.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class DynamicViT:
+    """Learn by small predictors which patches may go; keep the best of them."""
+
+    keep: float = 0.7
+    """share of the patches that stay at every predictor: keep, keep^2, keep^3... of those of the image"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that have a predictor before them; None = at a quarter, half and three quarters of the depth:
+    3, 6, 9 of 12 blocks"""
+    ratio: float = 2.0
+    """weight of the loss that drives the share of patches kept to its target (the authors: 2, for DeiT-B 5)"""
+    distill_logits: float = 0.5
+    """weight of the loss that draws the logits to those with all tokens"""
+    distill_tokens: float = 0.5
+    """weight of the loss that draws the features of the patches kept to those with all tokens"""
+
+    def problems(self, shape: Shape) -> list[str]:
+        """What is wrong with these settings on a backbone of this shape."""
+        wrong = [b for b in self.blocks or () if not 0 <= b < shape.depth]
+        weights = {name: getattr(self, name) for name in ("ratio", "distill_logits", "distill_tokens")}
+        return [
+            *([f"DynamicViT keep={self.keep}: must be above 0 and at most 1"] if not 0 < self.keep <= 1 else []),
+            *([f"DynamicViT blocks={self.blocks}: the backbone has blocks 0 to {shape.depth - 1}"] if wrong else []),
+            *([f"DynamicViT blocks={self.blocks}: needs at least one block"] if self.blocks == () else []),
+            *(f"DynamicViT {name}={weight}: must be a number from 0 up"
+              for name, weight in weights.items() if not 0 <= weight < math.inf),
+        ]  # fmt: skip
+
+    def build(self, shape: Shape) -> DynamicViTReducer:
+        """The reducer for a backbone of this shape."""
+        quarters = (shape.depth * quarter // 4 for quarter in (1, 2, 3))
+        blocks = tuple(sorted(set(quarters if self.blocks is None else self.blocks)))
+        return DynamicViTReducer(self, blocks, shape.width)
+
+
+class Predictor(nn.Module):
+    """Features x (B, M, D) of patches, alive (B, M) -> log-probabilities (B, M, 2) to keep and to drop, in float32.
+
+    961,730 parameters and 958,848 multiply-accumulates per patch at D = 768. For other widths D/2 and D/4 are rounded
+    down.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.local = width // 2
+        self.into = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+        self.score = nn.Sequential(
+            nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width // 4), nn.GELU(),
+            nn.Linear(width // 4, 2),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, alive: Tensor) -> Tensor:
+        with full_precision(x):
+            u = self.into(x.to(self.into[0].weight.dtype))  # float32 unless the whole model was made otherwise
+            alive = alive[..., None].to(u.dtype)
+            local, other = u[..., : self.local], u[..., self.local :]
+            whole = (alive * other).sum(1, keepdim=True) / (alive.sum(1, keepdim=True) + 1e-6)
+            return widened(self.score(torch.cat([local, whole.expand_as(other)], dim=-1))).log_softmax(-1)
+
+
+class DynamicViTReducer(Reducer):
+    """See the module."""
+
+    def __init__(self, config: DynamicViT, blocks: tuple[int, ...], width: int):
+        super().__init__()
+        self.config, self.blocks = config, blocks
+        self.needs_teacher = config.distill_logits > 0 or config.distill_tokens > 0
+        self.predictors = nn.ModuleList(Predictor(width) for _ in blocks)
+
+    def before(self, block: int, tokens: Tokens) -> Mask | Merge | None:
+        if block not in self.blocks:
+            return None
+        stage = self.blocks.index(block)
+        left = kept(self.config.keep, stage + 1, tokens.grid[0] * tokens.grid[1])
+        if not self.training and left == tokens.patches:
+            return None
+        patches = tokens.x[:, tokens.prefix :]
+        alive = torch.ones_like(patches[..., 0]) if tokens.size is None else tokens.size[:, tokens.prefix :]
+        scores = self.predictors[stage](patches, alive)
+        return Mask.of(drawn(scores, alive)) if self.training else best(scores[..., 0], left)
+
+    def forward(self, block: int, look: Look, tokens: Tokens) -> None:
+        return None
+
+    def losses(self, run: Run, teacher: Run | None) -> dict[str, Tensor]:
+        config, found = self.config, {}
+        if config.ratio:
+            found["ratio"] = config.ratio * ratio_loss(alive_after(run.tokens), config.keep)
+        if config.distill_logits:
+            found["distill_logits"] = config.distill_logits * logits_loss(run.logits, teacher.logits)
+        if config.distill_tokens:
+            prefix, alive = run.tokens.prefix, alive_after(run.tokens)[-1]
+            student, wanted = (widened(one.features[:, prefix:]) for one in (run, teacher))
+            found["distill_tokens"] = config.distill_tokens * tokens_loss(student, wanted, alive)
+        return found
+
+
+def kept(keep: float, stage: int, patches: int) -> int:
+    """floor(keep^stage * patches), at least 1, without the noise of binary fractions: floor(0.7 * 90) would be 62."""
+    return max(1, math.floor(round(keep**stage * patches, 9)))
+
+
+def drawn(scores: Tensor, alive: Tensor) -> Tensor:
+    """Draw who stays: scores (B, M, 2), alive (B, M) -> (B, M) of 0 and 1, with the gradient of the soft decision.
+
+    Who was let go before may be drawn again: the product with `alive` is what counts, and it is never 0 for all.
+    """
+    soft = F.gumbel_softmax(scores, tau=1.0)[..., 0]
+    likely = soft.detach().masked_fill(alive == 0, -1.0).argmax(-1, keepdim=True)
+    hard = (soft.detach() >= 0.5).to(soft.dtype).scatter(1, likely, 1.0)
+    return hard + (soft - soft.detach())  # in this order the value is 0 or 1 exactly
+
+
+def best(scores: Tensor, left: int) -> Merge:
+    """The `left` patches of the highest scores (B, M) stay, in raster order; the others are dropped."""
+    order = torch.argsort(scores.detach(), dim=-1, descending=True, stable=True)
+    keep = order[:, :left].sort().values
+    return Merge(n_in=scores.shape[1], keep=keep, src=keep[:, :0], dst=keep[:, :0])
+
+
+def alive_after(tokens: Tokens) -> Tensor:
+    """Who is alive after every predictor: (S, B, M), with a gradient."""
+    return torch.stack([step.reduction.alive for step in tokens.trail]).cumprod(0)
+
+
+def ratio_loss(alive: Tensor, keep: float) -> Tensor:
+    """How far the share of patches alive (S, B, M) is from keep, keep^2...: mean square over stages and images."""
+    wanted = keep ** torch.arange(1, len(alive) + 1, device=alive.device)
+    return (alive.mean(-1) - wanted[:, None]).square().mean()
+
+
+def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of logits (B, classes), mean over images."""
+    logs = [widened(logits).log_softmax(-1) for logits in (student, teacher)]
+    return F.kl_div(*logs, reduction="batchmean", log_target=True)
+
+
+def tokens_loss(student: Tensor, teacher: Tensor, alive: Tensor) -> Tensor:
+    """Mean square of student - teacher, both (B, M, D), over the patches alive (B, M) of the batch, which it takes as
+    given: no gradient tells it to let go of those that differ."""
+    alive = alive.detach()
+    return ((student - teacher).square().mean(-1) * alive).sum() / alive.sum()
