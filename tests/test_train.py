@@ -13,9 +13,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 import paretune as pt
+from paretune.core.method import Reducer
 from paretune.data import ImageArrays
 from paretune.data.transforms import evaluation, training
 from paretune.errors import UsageError
@@ -130,13 +132,16 @@ def test_only_trained_tensors_change(tmp_path):
     assert trained
 
 
+@pytest.mark.parametrize(
+    "reducer", [pt.FPET(block=1, refine_width=8), pt.DynamicViT(blocks=(1, 2))], ids=lambda one: type(one).__name__
+)
 @pytest.mark.parametrize("interrupt", [5, 25, 45])
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, interrupt):
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, interrupt, reducer):
     schedule = replace(SHORT, label_smoothing=0.1)
     options = {"schedule": schedule, "augment": "crop", "accumulate": 2}
 
     def model(seed):  # the second start has other initial values: the state must bring back all that is trained
-        return small_model((pt.AdaptFormer(width=4),), pt.FPET(block=1, refine_width=8), seed, drop_path_rate=0.1)
+        return small_model((pt.AdaptFormer(width=4),), reducer, seed, drop_path_rate=0.1)
 
     whole = run(tmp_path / "whole", model=model(0), **options)
     with pytest.raises(KeyboardInterrupt):
@@ -275,21 +280,91 @@ def test_models_and_sets_that_do_not_fit_are_refused(tmp_path):
         fit(model, train, replace(val, classes=("ant", "bee", "elk")), SHORT, tmp_path, device="cpu")
 
 
+def test_every_loss_of_the_reducer_is_told_by_name(tmp_path, capsys):
+    model = small_model(LORA, pt.DynamicViT(blocks=(1, 2)))
+    train, val = small_sets(model)
+    result = fit(model, train, val, replace(SHORT, epochs=2), tmp_path, device="cpu")
+    names = ["train_loss", "train_ratio", "train_distill_logits", "train_distill_tokens"]
+    for row in json.loads((tmp_path / "record.json").read_text())["history"]:
+        assert list(row) == ["epoch", "lr", *names, "val_loss", "val_accuracy", "seconds"]
+        assert all(0 < row[name] < 10 for name in names)
+    board = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert board.Tags()["scalars"] == ["lr", *names, "val_loss", "val_accuracy"]
+    for name in names:
+        told = [event.value for event in board.Scalars(name)]
+        assert told == pytest.approx([row[name] for row in result.history])
+    first = result.history[0]
+    told = "  ".join(f"{name.replace('_', ' ')} {first[name]:.4f}" for name in [*names, "val_loss"])
+    assert told in capsys.readouterr().err
+
+
+def test_training_minimises_the_sum_of_the_losses(tmp_path):
+    class Pull(Reducer):
+        """Adds a loss that is least where its one tensor is 3."""
+
+        def __init__(self):
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(()))
+
+        def forward(self, block, look, tokens):
+            return None
+
+        def losses(self, run, teacher):
+            assert run.tokens.x.requires_grad
+            assert teacher is None
+            assert not torch.is_autocast_enabled("cpu")  # losses are float32
+            return {"pull": (self.value - 3.0).square()}
+
+    model = small_model()
+    model.reducer = Pull()
+    result = run(tmp_path, replace(SHORT, epochs=12, lr=0.2), model=model, mixed_precision="bf16")
+    pulls = [row["train_pull"] for row in result.history]
+    assert pulls[0] == pytest.approx(9.0, abs=0.1)
+    assert pulls[-1] < 0.5
+    assert "train_pull" not in run(tmp_path / "plain", replace(SHORT, epochs=2)).history[0]
+
+
+def test_without_a_reducer_that_adds_losses_there_is_one_forward_per_batch(tmp_path):
+    model, forwards = small_model(LORA, pt.EViT(blocks=(1,))), []
+    model.backbone.norm.register_forward_hook(lambda *_: forwards.append(torch.is_grad_enabled()))
+    run(tmp_path, replace(SHORT, epochs=2), model=model)  # 20 images in 3 batches, 9 validation images in 2
+    assert forwards.count(True) == 1 + 2 * 3  # one image shows the memory
+    assert forwards.count(False) == 2 * 2
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, precision):
+    model = small_model(LORA, pt.DynamicViT(blocks=(1,)))
+    model.reducer.losses = lambda run, teacher: {"ratio": run.logits.sum() * torch.nan}
+    with pytest.raises(UsageError, match="training loss became nan in epoch 1"):
+        run(tmp_path, model=model, mixed_precision=precision)
+
+
+def test_validation_runs_in_the_precision_of_the_training(tmp_path):
+    model, seen = small_model(), []
+    model.backbone.head.register_forward_hook(lambda module, args, out: seen.append((module.training, out.dtype)))
+    run(tmp_path, replace(SHORT, epochs=1, warmup_epochs=0), model=model, mixed_precision="bf16")
+    assert set(seen[1:]) == {(True, torch.bfloat16), (False, torch.bfloat16)}  # the first shows the memory
+
+
 @pytest.mark.slow
-def test_two_processes_train_together(tmp_path):
+@pytest.mark.parametrize("recipe", ["lora", "sparse-tuning-dynamicvit"])
+def test_two_processes_train_together(tmp_path, recipe):
     """As `accelerate launch` starts them, on the CPU by gloo: one speaks and writes, both count."""
     for i in range(10):
         for name, colour in (("ant", (200, 30, 30)), ("bee", (30, 30, 200))):
             (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (32, 32), colour).save(tmp_path / "data" / name / f"{i}.png")
     launch = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2 -m paretune train"
-    settings = "--model paretune_tiny --no-pretrained --recipe lora --epochs 2 --batch-size 4 --workers 0 --device cpu"
-    command = [*launch.split(), *settings.split(), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    settings = "--model paretune_tiny --no-pretrained --epochs 2 --batch-size 4 --workers 0 --device cpu"
+    paths = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    command = [*launch.split(), *settings.split(), *paths, "--recipe", recipe]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["history"][1]["val_accuracy"] >= 0.5
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["processes"] == 2
+    assert ("train_ratio" in record["history"][1]) == (recipe != "lora")
     assert pt.load(tmp_path / "out").classes == ["ant", "bee"]
 
 
@@ -305,7 +380,7 @@ def test_a_reducer_and_fewer_trained_tensors_need_less_memory():
     image = torch.zeros(3, 16, 16)
     need = [
         training_bytes(small_model(adapters, reducer), image, batch_size=8)
-        for adapters, reducer in (((), None), (LORA, pt.FPET(block=0)), (LORA, None))
+        for adapters, reducer in (((), None), (LORA, pt.FPET(block=0, refine_width=0)), (LORA, None))
     ]
     assert need == sorted(set(need))
     assert [readable(size) for size in (12, 1234, 2_500_000_000)] == ["12 bytes", "1.23 kB", "2.5 GB"]

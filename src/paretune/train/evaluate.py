@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -57,16 +58,25 @@ def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "aut
 
 
 @torch.inference_mode()
-def score(model: nn.Module, batches: Iterable, classes: Sequence[str], gather: Callable = lambda pair: pair) -> Metrics:
+def score(
+    model: nn.Module,
+    batches: Iterable,
+    classes: Sequence[str],
+    gather: Callable = lambda pair: pair,
+    precision: Callable[[], AbstractContextManager] = nullcontext,
+) -> Metrics:
     """Metrics over `batches` of (images, labels) on the model's device.
 
-    `gather` collects (logits, labels) of all processes, without the doubles that fill up the last batch.
+    `gather` collects (logits, labels) of all processes, without the doubles that fill up the last batch; every forward
+    runs inside of a `precision()`, such as autocast.
     """
     model.eval()
     hits = MulticlassStatScores(len(classes), average=None, sync_on_compute=False)
     loss, start = MeanMetric(sync_on_compute=False), perf_counter()
     for images, labels in batches:
-        logits, labels = (part.cpu() for part in gather((model(images).float(), labels)))
+        with precision():
+            logits = model(images)
+        logits, labels = (part.cpu() for part in gather((logits.float(), labels)))
         hits.update(logits, labels)
         loss.update(cross_entropy(logits, labels, reduction="none"))
     return _metrics(hits.compute(), loss.compute().item(), classes, perf_counter() - start)

@@ -13,10 +13,11 @@ from accelerate.utils import GradientAccumulationPlugin
 from paretune.checkpoint import described, fingerprint, save, split
 from paretune.core.model import Adapted
 from paretune.errors import UsageError, refuse, unknown
+from paretune.measure.machine import environment
 from paretune.plan import Schedule
 from paretune.train.device import pick_device
 from paretune.train.log import Log
-from paretune.train.record import describe, environment
+from paretune.train.record import describe
 from paretune.train.runfolder import LOGS, RunFolder
 from paretune.train.training import Training
 

@@ -32,12 +32,14 @@ class Log:
 
     def epoch(self, row: dict) -> None:
         """One finished epoch; `row` is an entry of the history."""
+        named = {name: value for name, value in row.items() if name.startswith("train_") or name == "val_loss"}
+        losses = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in named.items())
         self.line(
-            f"epoch {row['epoch']}/{self.epochs}  lr {row['lr']:.2e}  train loss {row['train_loss']:.4f}  "
-            f"val loss {row['val_loss']:.4f}  val accuracy {row['val_accuracy']:.2%}  {row['seconds']:.1f} s"
+            f"epoch {row['epoch']}/{self.epochs}  lr {row['lr']:.2e}  {losses}  "
+            f"val accuracy {row['val_accuracy']:.2%}  {row['seconds']:.1f} s"
         )
         if self.board:
-            for name in ("lr", "train_loss", "val_loss", "val_accuracy"):
+            for name in ("lr", *named, "val_accuracy"):
                 self.board.add_scalar(name, row[name], row["epoch"])
             self.board.flush()
 

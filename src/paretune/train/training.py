@@ -19,6 +19,7 @@ from paretune.plan import Schedule
 from paretune.train.evaluate import Metrics, score
 from paretune.train.log import Log
 from paretune.train.memory import readable, training_bytes
+from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
 from paretune.train.runfolder import EpochState
 
@@ -26,7 +27,8 @@ from paretune.train.runfolder import EpochState
 class Training:
     """The moving parts of one run: what changes from epoch to epoch is in `state`, and only there.
 
-    `plain` is the model as it was given, `model` the same one as accelerate wraps it; `named` its trained tensors.
+    `plain` is the model as it was given, `objective` the same one with its losses as accelerate wraps it, `named` its
+    trained tensors.
     """
 
     def __init__(self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers):
@@ -38,18 +40,19 @@ class Training:
         optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
         options = {"batch_size": schedule.batch_size, "num_workers": workers, "generator": torch.Generator()}
         train_loader, val_loader = DataLoader(self.order, sampler=self.order, **options), DataLoader(val_set, **options)
-        self.model, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
-            model, optimizer, train_loader, val_loader
+        objective = Objective(self.plain, nn.CrossEntropyLoss(label_smoothing=schedule.label_smoothing))
+        self.objective, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
+            objective, optimizer, train_loader, val_loader
         )
         self.updates_per_epoch = math.ceil(len(self.train_loader) / accelerator.gradient_accumulation_steps)
         self.scheduler = scheduler_for(optimizer, schedule, self.updates_per_epoch)
-        self.loss = nn.CrossEntropyLoss(label_smoothing=schedule.label_smoothing)
         self.history: list[dict] = []
         self.best: dict[str, Tensor] = {}
         self.best_row: dict = {}
 
     def announce(self, train_set, val_set) -> str:
         """What is about to be trained, and the memory that it will need."""
+        self._tell_reducer(len(self.history))
         trained, total = (sum(p.numel() for p in group) for group in (self.named.values(), self.plain.parameters()))
         need = training_bytes(self.plain, self.sample.to(self.accelerator.device), self.schedule.batch_size)
         return (
@@ -63,34 +66,40 @@ class Training:
         start = perf_counter()
         set_seed(mixed(self.seed, epoch, self.accelerator.process_index))
         self.order.epoch = epoch
+        self._tell_reducer(epoch)
         lr = self.optimizer.param_groups[0]["lr"]
-        train_loss = self._train(log.track(self.train_loader, epoch), epoch)
-        if not math.isfinite(train_loss):
-            raise UsageError(f"the training loss became {train_loss} in epoch {epoch + 1}: use a smaller learning rate")
-        metrics = score(self.model, self.val_loader, self.classes, self.accelerator.gather_for_metrics)
-        row = _row(epoch, lr, train_loss, metrics, perf_counter() - start)
+        losses = self._train(log.track(self.train_loader, epoch), epoch)
+        if not math.isfinite(total := sum(losses.values())):
+            raise UsageError(f"the training loss became {total} in epoch {epoch + 1}: use a smaller learning rate")
+        gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
+        metrics = score(self.plain, self.val_loader, self.classes, gather, precision)
+        row = _row(epoch, lr, losses, metrics, perf_counter() - start)
         self.history.append(row)
         if not self.best_row or _rank(row) > _rank(self.best_row):
             self.best_row, self.best = row, {name: p.detach().clone() for name, p in self.named.items()}
         return row
 
-    def _train(self, batches: Iterator, epoch: int) -> float:
-        """One pass over the training set; returns the mean loss over all processes."""
-        self.model.train()
-        seen = torch.zeros(2, device=self.accelerator.device)
-        update = epoch * self.updates_per_epoch
+    def _tell_reducer(self, epoch: int) -> None:
+        if self.plain.reducer is not None:
+            self.plain.reducer.at_epoch(epoch)
+
+    def _train(self, batches: Iterator, epoch: int) -> dict[str, float]:
+        """One pass over the training set; returns the mean of every loss over all images and processes."""
+        self.objective.train()
+        update, seen = epoch * self.updates_per_epoch, 0
         for images, labels in batches:
-            with self.accelerator.accumulate(self.model):
-                loss = self.loss(self.model(images), labels)
-                self.accelerator.backward(loss)
+            with self.accelerator.accumulate(self.objective):
+                losses = self.objective(images, labels)
+                self.accelerator.backward(sum(losses.values()))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             if self.accelerator.sync_gradients:
                 update += 1
                 self.scheduler.step_update(update)
-            seen += torch.stack([loss.detach() * len(labels), torch.full_like(loss, len(labels)).detach()])
-        total, images = self.accelerator.reduce(seen, "sum").tolist()
-        return total / images
+            one = torch.ones((), device=self.accelerator.device)
+            seen += torch.stack([*(loss.detach() for loss in losses.values()), one]) * len(labels)
+        *totals, images = self.accelerator.reduce(seen, "sum").tolist()
+        return {f"train_{name}": total / images for name, total in zip(losses, totals, strict=True)}
 
     def state(self) -> EpochState:
         """Everything that the next epoch builds upon."""
@@ -125,7 +134,7 @@ class Training:
         with torch.no_grad():
             for name, tensor in self.best.items():
                 self.named[name].copy_(tensor)
-        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
+        return self.plain.eval()
 
 
 def scheduler_for(optimizer: torch.optim.Optimizer, schedule: Schedule, updates_per_epoch: int) -> CosineLRScheduler:
@@ -140,11 +149,11 @@ def scheduler_for(optimizer: torch.optim.Optimizer, schedule: Schedule, updates_
     )
 
 
-def _row(epoch: int, lr: float, train_loss: float, metrics: Metrics, seconds: float) -> dict:
+def _row(epoch: int, lr: float, losses: dict[str, float], metrics: Metrics, seconds: float) -> dict:
     return {
         "epoch": epoch + 1,
         "lr": lr,
-        "train_loss": train_loss,
+        **losses,
         "val_loss": metrics.loss,
         "val_accuracy": metrics.accuracy,
         "seconds": seconds,
