@@ -301,6 +301,7 @@ def test_every_command_has_help():
         ("3, 6,9", tuple[int, ...], (3, 6, 9)),
         ("(8,)", int | tuple[int, ...], (8,)),
         ("8", int | tuple[int, ...], 8),
+        ("()", tuple[int, ...] | None, ()),
         ("none", int | None, None),
         ("q v", str, "q v"),
     ],
@@ -317,3 +318,5 @@ def test_overrides_reach_every_part_and_leave_the_recipe_alone():
     assert recipe == pt.recipe("fpet-lora")
     with pytest.raises(UsageError, match="expected true or false"):
         override(recipe, ["reducer.proportional=2"])
+    with pytest.raises(UsageError, match="expected a whole number or whole numbers separated by commas or none"):
+        override(recipe, ["reducer.block=six"])

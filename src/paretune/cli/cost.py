@@ -2,27 +2,143 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, table
+from paretune.errors import UsageError
 
 
 def cost(
     model: options.Model,
-    recipe: options.Recipe = "sparse-tuning",
+    recipe: Annotated[
+        list[str], typer.Option(metavar="NAME ...", help="One or several; `paretune list recipes` shows them.")
+    ] = ["sparse-tuning"],  # noqa: B006 - typer reads it, nobody changes it
     classes: Annotated[
         int | None, typer.Option(min=2, help="Outputs of a new head; the backbone's own by default.")
     ] = None,
     set_: options.Set = None,
     image_size: options.ImageSize = None,
+    detail: Annotated[bool, typer.Option("--detail", help="Per block and per kind of module.")] = False,
+    sizes: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N ...", help="How cost grows with the side of the image: --sizes 224 384 512."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw --sizes into this .png, .svg or .pdf; needs paretune[plot].")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Trained parameters, multiply-accumulates and tokens per block, before anything is trained. Needs no weights."""
-    from paretune.cli.build import build, chosen_recipe
-    from paretune.measure.cost import cost
+    """Trained parameters, multiply-accumulates and tokens per block, before anything is trained. Needs no weights.
 
-    found = cost(build(model, chosen_recipe(recipe, set_, {}), classes, image_size, False, None))
-    answer(found.to_dict(), as_json, lambda: typer.echo(str(found)))
+    MACs are multiply-accumulates of one image. Both papers print the same count under the name FLOPs; counted as
+    operations it would be twice as many.
+    """
+    from paretune.cli.build import chosen_recipe
+
+    chosen = [chosen_recipe(name, set_, {}) for name in recipe]
+    if sizes:
+        if detail or image_size is not None:
+            raise UsageError("--sizes shows whole models at sizes of its own: leave out --detail and --image-size")
+        return _growth(model, chosen, sizes, classes, plot, as_json)
+    if plot is not None:
+        raise UsageError("--plot draws how cost grows with the image: say for which sizes, --sizes 224 384 512")
+    return _costs(model, chosen, image_size, classes, detail, as_json)
+
+
+def _costs(
+    model: str, chosen: list, image_size: int | None, classes: int | None, detailed: bool, as_json: bool
+) -> None:
+    from paretune.measure.cost import cost
+    from paretune.measure.detail import detail
+    from paretune.measure.growth import check_sizes, weightless
+
+    if image_size is not None:
+        check_sizes(weightless(model, (), None, None), [image_size])
+    size = {} if image_size is None else {"img_size": image_size}
+    found = {
+        one.name: (detail if detailed else cost)(weightless(model, one.adapters, one.reducer, classes, **size))
+        for one in chosen
+    }
+    say = _say_details if detailed else _say_costs
+    if len(found) == 1:
+        (alone,) = found.values()
+        return answer(alone.to_dict(), as_json, lambda: say(found))
+    return answer({"recipes": {name: one.to_dict() for name, one in found.items()}}, as_json, lambda: say(found))
+
+
+def _say_costs(found: dict) -> None:
+    if len(found) == 1:
+        return typer.echo(str(*found.values()))
+    rows = [
+        (name, f"{c.trained:,}", f"{c.trained_without_head:,}", _giga(c.macs), f"{c.tokens[0][0]} to {c.tokens[-1][1]}")
+        for name, c in found.items()
+    ]
+    return table("", ("recipe", "trained", "without the head", "GMACs", "tokens"), rows)
+
+
+def _say_details(found: dict) -> None:
+    from paretune.measure.detail import GROUPS
+
+    for name, one in found.items():
+        typer.echo(f"{name}\n{one.cost}")
+        columns = [kind for kind in GROUPS if any(kind in part.macs for part in one.blocks)]
+        columns = [kind for kind in columns if kind not in ("embed", "head")]
+        rows = [_block_row(part, columns) for part in one.blocks]
+        total = [_mega(sum(part.macs.get(kind, 0) for part in one.blocks)) for kind in columns]
+        rows.append(("all", "", *total, *_sums(one.blocks)))
+        table("MMACs per block", ("", "tokens", *columns, "all", "parameters", "trained"), rows, words=2)
+        rows = [(part.name, GROUPS[part.name], _share(part, one.cost), *_sums([part])) for part in one.groups]
+        rows.append(("all", "", "100.0 %", *_sums(one.groups)))
+        table("per kind of module", ("", "what", "share", "MMACs", "parameters", "trained"), rows, words=2)
+
+
+def _block_row(part, columns: list[str]) -> tuple[str, ...]:
+    tokens = "" if part.tokens is None else " -> ".join(map(str, dict.fromkeys(part.tokens)))
+    return part.name, tokens, *(_mega(part.macs[kind]) if kind in part.macs else "" for kind in columns), *_sums([part])
+
+
+def _sums(parts) -> tuple[str, str, str]:
+    """MACs, parameters and trained parameters of all parts together."""
+    macs, parameters, trained = (sum(getattr(p, name) for p in parts) for name in ("total", "parameters", "trained"))
+    return _mega(macs), f"{parameters:,}", f"{trained:,}"
+
+
+def _share(part, whole) -> str:
+    return f"{100 * part.total / whole.macs:.1f} %"
+
+
+def _growth(model: str, chosen: list, sizes: list[int], classes: int | None, plot: Path | None, as_json: bool) -> None:
+    from paretune.measure.growth import growth
+    from paretune.measure.plot import check_plot, draw
+
+    if plot is not None:
+        check_plot(plot)
+    rows = [row for recipe in chosen for row in growth(model, recipe, sizes, classes)]
+    if plot is not None:
+        draw(rows, model, plot)
+    answer({"model": model, "sizes": [row.to_dict() for row in rows]}, as_json, lambda: _say_growth(rows, plot))
+
+
+def _say_growth(rows: list, plot: Path | None) -> None:
+    cells = [
+        (
+            row.recipe, f"{row.image_size[0]}x{row.image_size[1]}", f"{row.tokens[0]} to {row.tokens[1]}",
+            _giga(row.macs), _giga(row.macs_all_tokens), f"{row.ratio:.3f}",
+        )
+        for row in rows
+    ]  # fmt: skip
+    table("", ("recipe", "image", "tokens", "GMACs", "with all tokens", "ratio"), cells)
+    if plot is not None:
+        typer.echo(f"drawn: {plot}")
+
+
+def _giga(macs: int) -> str:
+    return f"{macs / 1e9:.2f}" if macs >= 1e9 else f"{macs / 1e9:.4f}"
+
+
+def _mega(macs: int) -> str:
+    return f"{macs / 1e6:,.2f}"

@@ -5,11 +5,16 @@ from __future__ import annotations
 import typer
 from typer.core import TyperGroup
 
+from paretune.cli.bench import bench
 from paretune.cli.cost import cost
 from paretune.cli.demo import demo
 from paretune.cli.evaluate import evaluate
 from paretune.cli.listing import list_known
+from paretune.cli.many import ManyValues
+from paretune.cli.paper import paper
 from paretune.cli.predict import predict
+from paretune.cli.report import report
+from paretune.cli.show import show
 from paretune.cli.train import train
 from paretune.errors import UsageError
 
@@ -43,7 +48,11 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
-app.command()(cost)
+app.command()(show)
+app.command(cls=ManyValues)(report)
+app.command(cls=ManyValues)(cost)
+app.command()(paper)
+app.command(cls=ManyValues)(bench)
 app.command("list")(list_known)
 app.command()(demo)
 

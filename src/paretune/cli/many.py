@@ -11,6 +11,7 @@ class ManyValues(TyperCommand):
     """A command without arguments, so that a bare word belongs to the repeatable option before it."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Read the words of the command line."""
         flags = {flag for option in self.params if getattr(option, "multiple", False) for flag in option.opts}
         return super().parse_args(ctx, list(spread(args, flags)))
 

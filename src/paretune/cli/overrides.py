@@ -70,6 +70,8 @@ def parse(text: str, hint: Any) -> Any:
     if origin is Literal:
         return _one_of(text, {str(choice): choice for choice in inner})
     if origin is tuple:
+        if text in ("()", "[]"):
+            return ()
         return tuple(parse(item.strip(), inner[0]) for item in text.strip("()[] ,").split(","))
     if hint is bool:
         return _one_of(text.lower(), {"true": True, "false": False})
@@ -97,5 +99,5 @@ def _spoken(hint: Any) -> str:
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(map(_spoken, get_args(hint)))
     if get_origin(hint) is tuple:
-        return f"{_spoken(get_args(hint)[0])}s separated by commas"
+        return f"{_spoken(get_args(hint)[0]).removeprefix('a ')}s separated by commas"
     return {int: "a whole number", float: "a number", bool: "true or false", NoneType: "none"}.get(hint, str(hint))

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from rich.table import Table
-from torch import nn
-from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from paretune.core import anatomy
 from paretune.core.model import Adapted, Run
+from paretune.measure.ledger import Tally, dry_run
 
 
 @dataclass(frozen=True)
@@ -60,49 +57,30 @@ class Cost:
         return table
 
 
-def cost(model: Adapted, image_size: tuple[int, int] | None = None) -> Cost:
+def cost(model: Adapted, image_size: tuple[int, int] | None = None, reduced: bool = True) -> Cost:
     """The cost of one image; image_size (H, W) as in the preprocessing if not given. Nothing is computed or copied.
 
+    reduced=False: the cost with all tokens, as if there were no reducer.
     MACs are half of what PyTorch's FlopCounterMode counts on the meta device in evaluation mode: convolutions, linears,
     attention and all other matrix products, also those of the matching and of folded adapter weights; not norms,
     activations, additions, sorting. The head is included.
     """
-    height, width = image_size or model.preprocessing["input_size"][1:]
-    counter = FlopCounterMode(display=False)
-    run = dry_run(model, (height, width), counter)
+    size = image_size or tuple(model.preprocessing["input_size"][1:])
+    return priced(model, size, dry_run(model, size, reduced))
+
+
+def priced(model: Adapted, image_size: tuple[int, int], tally: Tally) -> Cost:
+    """The cost that the tally of a forward amounts to."""
     heads = {id(p) for head in anatomy.classifiers(model.backbone) for p in head.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     return Cost(
-        image_size=(height, width),
+        image_size=image_size,
         trained=sum(p.numel() for p in trained),
         trained_head=sum(p.numel() for p in trained if id(p) in heads),
         total=sum(p.numel() for p in model.parameters()),
-        macs=counter.get_total_flops() // 2,
-        tokens=tokens_per_block(run, len(model.backbone.blocks)),
+        macs=tally.total,
+        tokens=tokens_per_block(tally.run, len(model.backbone.blocks)),
     )
-
-
-def dry_run(model: Adapted, image_size: tuple[int, int], counter: FlopCounterMode) -> Run:
-    """A forward without arithmetic: shapes only, on the meta device."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
-    training = model.training
-    model.eval()
-    try:
-        with counter, torch.no_grad():
-            return functional_call(_Runner(model), {f"model.{k}": v for k, v in meta.items()},
-                                   torch.empty(1, 3, *image_size, device="meta"))  # fmt: skip
-    finally:
-        model.train(training)
-
-
-class _Runner(nn.Module):
-    def __init__(self, model: Adapted):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> Run:
-        return self.model.run(images)
 
 
 def tokens_per_block(run: Run, depth: int) -> tuple[tuple[int, int], ...]:

@@ -1,0 +1,75 @@
+"""`paretune ablate`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paretune.cli import options
+from paretune.cli.output import answer, table
+
+_OUT = Path("ablation")
+
+
+def ablate(
+    paper: Annotated[str, typer.Argument(help="sparse-tuning or fpet.")],
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="Tables of it, such as V IX or figure-3; all by default.")
+    ] = None,
+    model: options.Model = "vit_base_patch16_224",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Train every row on this image folder (with test/), or on `digits`, the demo's images."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
+    lr: Annotated[float, typer.Option(min=0, help="Highest learning rate.")] = 1e-3,
+    out: Annotated[Path, typer.Option(help="Folder of the trainings; finished ones are not run again.")] = _OUT,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
+) -> None:
+    """The rows of a paper's ablations: parameters and MACs beside the printed ones, and accuracy on your own images.
+
+    Without --data nothing is trained. With it every row is trained from every seed; an interrupted command goes on
+    where it was. The model must have as many blocks as the rows name: 12.
+    """
+    from paretune.measure.ablation import variants
+    from paretune.plan import Schedule
+    from paretune.train.ablate import ablation
+
+    schedule = Schedule(epochs=epochs, batch_size=batch_size, lr=lr, warmup_epochs=epochs / 10)
+    rows = variants(paper, tables or ())
+    try:
+        found = ablation(rows, model, data, range(seeds), schedule, out, device, _tell)
+    except KeyboardInterrupt:
+        typer.echo(f"\nparetune: interrupted; the same command goes on with the trainings in {out}", err=True)
+        raise typer.Exit(130) from None
+    answer(found, as_json, lambda: _say(found))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _say(found: dict) -> None:
+    for name, part in found["tables"].items():
+        table(f"{name}: {part['title']}", _header(found), [_cells(row, found) for row in part["rows"]])
+        if part["order"]:
+            typer.echo(f"  {part['order']['text']}\n")
+
+
+def _header(found: dict) -> list[str]:
+    accuracy = [f"accuracy, {len(found['seeds'])} seeds", "paper"] if found["data"] else []
+    return ["row", "parameters (M)", "paper", "GMACs", "paper", *accuracy]
+
+
+def _cells(row: dict, found: dict) -> list[str]:
+    printed = [row["printed"].get(quantity, "-") for quantity in ("parameters", "MACs")]
+    cells = [row["row"], f"{row['trained'] / 1e6:.2f}", printed[0], f"{row['macs'] / 1e9:.4g}", printed[1]]
+    if not found["data"]:
+        return cells
+    paper = "-" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.2f}"
+    return [*cells, f"{100 * row['accuracy']:.2f} ± {100 * row['deviation']:.2f}", paper]

@@ -1,0 +1,161 @@
+"""A benchmark for people: on what terms, a table of the forward, one of the training step, what the words mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from paretune.measure.benched import Bench, Row
+    from paretune.measure.timing import Times
+
+Column = tuple[str, "Callable[[Row], str]"]
+NONE = "-"
+
+
+def parts(bench: Bench, airy: bool) -> Iterator[Any]:
+    """What rich prints, from top to bottom; `airy`: there is room."""
+    yield Text("\n".join(header(bench)))
+    yield Text()
+    yield table("forward", forward_columns(bench), bench.rows, airy)
+    if bench.train or any(row.memory.peak_rss is not None for row in bench.rows):
+        title = "training step" if bench.train else "memory of the forward"
+        yield table(title, step_columns(bench), bench.rows, airy)
+    yield Text("\n".join(legend(bench)))
+
+
+def header(bench: Bench) -> list[str]:
+    """The terms under which all of it was measured."""
+    at, on = bench.machine, "x".join(map(str, bench.image_size))
+    how = ["compiled" if bench.compile else "eager", "leaves folded" if bench.merged else "leaves not folded"]
+    versions = ", ".join(f"{name} {at.get(name)}" for name in ("python", "torch", "timm", "paretune"))
+    lines = [
+        f"{bench.model} at {on}, {bench.dtype}, {', '.join(how)}, fused attention, head of 100 classes",
+        f"{at['name']}, device {at['device']}, {at['threads']} of {at['cores']} threads; {versions}",
+        f"{bench.rounds} rounds, everyone once in each in shuffled order, after {bench.warmup} to warm up; {bench.date}",
+    ]
+    return lines if bench.complete else [*lines, "interrupted: only what was measured until then"]
+
+
+def legend(bench: Bench) -> list[str]:
+    """What the columns mean, and what went wrong."""
+    lines = [
+        "timm: the backbone's own forward, all tokens" + (", every tensor trained" if bench.train else ""),
+        f"ratio: to {bench.baseline}, median of the ratios of each round, so that a slow moment slows down both",
+        "wall/MACs: 1 = what is saved in arithmetic is saved in time; above 1 = less is",
+        "times: medians over the rounds; spread: half the distance of the quartiles, relative to it; "
+        "trained: parameters without the head",
+        "weights are random unless they are embedded: time does not depend on them",
+    ]
+    if bench.train:
+        lines.append(
+            "step: forward, losses, backward, AdamW; saved: kept for the backward pass, weights apart"
+            + (", by the models before compiling" if bench.compile else "")
+        )
+    if any(row.memory.peak_rss is not None for row in bench.rows):
+        one = "step" if bench.train else "forward"
+        lines.append(f"peak RSS: what one {one} adds to the resident memory of a process of its own, weights apart")
+    return lines + [f"failed: {sentence}" for sentence in bench.errors]
+
+
+def table(title: str, columns: list[Column], rows: tuple[Row, ...], airy: bool) -> Table:
+    """One line a row, a section for every batch size."""
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, int(airy), 0, 0), pad_edge=False)
+    grid.add_column("recipe", overflow="fold")
+    for name, _ in columns:
+        grid.add_column(name, justify="right", no_wrap=True)
+    batch = None
+    for row in sorted(rows, key=lambda row: row.batch):
+        if row.batch != batch:
+            batch = row.batch
+            grid.add_row(Text(f"batch {batch}", style="bold"))
+        grid.add_row(Text(row.recipe), *(Text(cell(row)) for _, cell in columns))
+    return grid
+
+
+def forward_columns(bench: Bench) -> list[Column]:
+    """Names and cells of the forward's table."""
+    columns = [
+        ("trained", lambda row: count(row.cost.trained_without_head)),
+        ("GMACs", lambda row: giga(row.cost.macs)),
+        ("MACs\nratio", lambda row: ratio(row.macs_ratio)),
+        ("ms/\nimage", lambda row: of(row.forward, lambda t: digits(t.ms_per_image))),
+        ("images\n/s", lambda row: of(row.forward, lambda t: digits(t.images_per_second))),
+        ("spread", lambda row: of(row.forward, spread)),
+        ("wall\nratio", lambda row: of(row.forward, lambda t: ratio(t.ratio))),
+        ("quartiles", lambda row: of(row.forward, quartiles)),
+        ("wall/\nMACs", lambda row: ratio(row.wall_per_macs)),
+    ]
+    if any(row.memory.cuda_peak_forward is not None for row in bench.rows):
+        columns.append(("peak\nMB", lambda row: mega(row.memory.cuda_peak_forward)))
+    if bench.compile:
+        columns.append(("compile\ns", lambda row: of(row.compile_seconds, digits)))
+    return columns
+
+
+def step_columns(bench: Bench) -> list[Column]:
+    """Names and cells of the table of the training step and its memory."""
+    columns: list[Column] = []
+    if bench.train:
+        columns += [
+            ("step\nms", lambda row: of(row.step, lambda t: digits(1000 * t.median))),
+            ("spread", lambda row: of(row.step, spread)),
+            ("step\nratio", lambda row: of(row.step, lambda t: ratio(t.ratio))),
+            ("quartiles", lambda row: of(row.step, quartiles)),
+            ("saved\nMB", lambda row: mega(row.memory.saved_bytes)),
+            ("saved\nratio", lambda row: ratio(row.memory.saved_ratio)),
+        ]
+    if any(row.memory.peak_rss is not None for row in bench.rows):
+        columns.append(("peak RSS\nMB", lambda row: mega(row.memory.peak_rss)))
+    if any(row.memory.cuda_peak_step is not None for row in bench.rows):
+        columns.append(("peak\nMB", lambda row: mega(row.memory.cuda_peak_step)))
+    return columns
+
+
+def of(value: Any, written: Callable[[Any], str]) -> str:
+    """`written(value)`, or a dash for what was not measured."""
+    return NONE if value is None else written(value)
+
+
+def spread(times: Times) -> str:
+    """Half the distance of the quartiles as a share of the median: "±3%"."""
+    low, high = times.quartiles
+    return f"±{50 * (high - low) / times.median:.0f}%"
+
+
+def quartiles(times: Times) -> str:
+    """Those of the ratio: "0.65-0.68"."""
+    return of(times.ratio_quartiles, lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}")
+
+
+def ratio(value: float | None) -> str:
+    """Two decimals."""
+    return of(value, lambda known: f"{known:.2f}")
+
+
+def mega(size: int | None) -> str:
+    """Bytes in millions."""
+    return of(size, lambda known: digits(known / 1e6))
+
+
+def giga(macs: int) -> str:
+    """In thousand millions, as papers print them, or three digits of less than one: "17.56", "0.096"."""
+    return f"{macs / 1e9:.{2 if macs >= 1e9 else 3}f}"
+
+
+def digits(value: float) -> str:
+    """Three to four digits that count: 0.1234 -> "0.123", 12.345 -> "12.3", 1234.5 -> "1,234" """
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def count(number: int) -> str:
+    """Parameters in thousands or millions: 294,912 -> "294.9k"."""
+    if number >= 1_000_000:
+        return f"{number / 1e6:.2f}M"
+    return f"{number / 1e3:.1f}k" if number >= 1000 else str(number)

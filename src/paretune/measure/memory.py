@@ -1,0 +1,46 @@
+"""What a forward or a training step needs: bytes counted with autograd's own hooks, and CUDA's allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def saved_bytes(model: nn.Module, *batch: torch.Tensor) -> int:
+    """Bytes of all tensors, weights apart, that autograd saves in one training forward: `model(*batch)`, images (B, 3,
+    H, W), and labels if the model takes them."""
+    weights = {t.untyped_storage().data_ptr() for t in chain(model.parameters(), model.buffers())}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = model(*batch)  # holds the graph, and so every saved tensor's address, until the sum is taken
+    total = sum(size for address, size in saved.items() if address not in weights)
+    del result
+    return total
+
+
+def tensor_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(t.nbytes for t in chain(model.parameters(), model.buffers()))
+
+
+def cuda_peak(run: Callable[[], Any], device: torch.device) -> int | None:
+    """By how many bytes CUDA's allocator rises at most while `run` runs; None on other devices."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

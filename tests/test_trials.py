@@ -1,0 +1,72 @@
+"""A trial trains once, looks at the test images once, and is not run again."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import paretune as pt
+from paretune.data.arrays import ImageArrays
+from paretune.data.transforms import evaluation
+from paretune.train.evaluate import evaluate
+from paretune.train.trials import Setting, Split, read_three, trial
+
+QUICK = pt.Schedule(epochs=1, batch_size=8, warmup_epochs=0, lr=3e-3)
+
+
+def pictures(count, seed, name):
+    """Dark and bright noise."""
+    labels = np.arange(count) % 2
+    noise = np.random.default_rng(seed).integers(0, 80, (count, 32, 32, 3))
+    images = (noise + 150 * labels[:, None, None, None]).astype(np.uint8)
+    return ImageArrays(images, labels, ("dark", "bright"), name=name)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Split(pictures(16, 0, "train"), pictures(8, 1, "validate"), pictures(12, 2, "test"))
+
+
+@pytest.fixture
+def setting():
+    return Setting("lora", "paretune_tiny", (pt.LoRA(rank=2),), pt.FPET(block=6), QUICK)
+
+
+def test_a_trial_is_a_run_and_its_test_accuracy_and_is_not_run_again(tmp_path, data, setting, monkeypatch):
+    first = trial(setting, data, 3, tmp_path)
+    assert 0 <= first.accuracy <= 1
+    folder = tmp_path / "lora" / "seed3"
+    assert {"adapter_config.json", "record.json", "trial.json"} <= {path.name for path in folder.iterdir()}
+    model = pt.load(folder)
+    assert evaluate(model, data.test.through(evaluation(model.preprocessing))).accuracy == first.accuracy
+    monkeypatch.setattr("paretune.train.trials.fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    assert trial(setting, data, 3, tmp_path) == first
+
+
+def test_a_trial_of_something_else_is_not_taken_for_this_one(tmp_path, data, setting):
+    trial(setting, data, 0, tmp_path)
+    with pytest.raises(pt.UsageError, match=r"schedule\.lr was 0\.003, is 0\.1"):
+        trial(replace(setting, schedule=replace(QUICK, lr=0.1)), data, 0, tmp_path)
+    with pytest.raises(pt.UsageError, match="fingerprint"):
+        trial(setting, replace(data, test=pictures(12, 9, "test")), 0, tmp_path)
+
+
+def test_the_seed_alone_makes_trials_differ(tmp_path, data, setting):
+    histories = [
+        json.loads((tmp_path / name / "lora" / f"seed{seed}" / "record.json").read_text())["history"][0]["train_loss"]
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        if trial(setting, data, seed, tmp_path / name)
+    ]
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_a_folder_needs_test_images(tmp_path):
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / part / name / f"{i}.png")
+    with pytest.raises(pt.UsageError, match="no split 'test'"):
+        read_three(tmp_path)
