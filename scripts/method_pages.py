@@ -1,6 +1,6 @@
 """Write docs/methods/: a page for every registered adapter and reducer, from its own file and from measurements.
 
-    python scripts/method_pages.py            a few seconds; tests/test_pages.py says whether the pages are current
+python scripts/method_pages.py            a few seconds; tests/test_pages.py says whether the pages are current
 """
 
 from __future__ import annotations

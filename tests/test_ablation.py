@@ -55,7 +55,7 @@ def test_the_parameters_of_the_widths_are_those_of_the_sheet():
     found = ablation(rows, "vit_base_patch16_224", None, [0], Schedule(), "unused")
     counted = [row["trained"] for row in found["tables"]["sparse-tuning-X"]["rows"]]
     assert counted == [279_808, 550_400, 1_091_584, 2_173_952, 4_338_688]
-    assert [row["printed"]["parameters"] for row in found["tables"]["sparse-tuning-X"]["rows"]][0] == "0.29"
+    assert found["tables"]["sparse-tuning-X"]["rows"][0]["printed"]["parameters"] == "0.29"
     assert found["tables"]["sparse-tuning-X"]["order"] is None
 
 

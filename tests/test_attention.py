@@ -77,7 +77,9 @@ def test_a_whole_model_treats_a_token_of_size_k_as_k_copies(name):
     )
     alike = merged
     for block in range(1, 4):
-        merged, copies, alike = (model.step(block, t, model.reducer) for t in (merged, copies, replace(alike, size=None)))
+        merged, copies, alike = (
+            model.step(block, t, model.reducer) for t in (merged, copies, replace(alike, size=None))
+        )
     close(copies.x, merged.x.repeat_interleave(sizes[0], dim=1))
     assert (alike.x - merged.x).abs().max() > 1e-2
     close(logits(model.backbone, merged), logits(model.backbone, copies), 1e-6)

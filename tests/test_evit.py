@@ -141,3 +141,9 @@ def test_a_saved_schedule_is_loaded_again(tmp_path):
 def test_settings_that_cannot_be_are_named(settings, says):
     (problem,) = pt.EViT(**settings).problems(SHAPE)
     assert problem.startswith(says)
+
+
+def test_a_reducer_without_a_block_is_refused():
+    for empty in (pt.EViT(blocks=()), pt.FPET(block=()), pt.ToMe(blocks=())):
+        with pytest.raises(pt.UsageError, match="needs at least one block"):
+            pt.adapt("paretune_tiny", [], empty, 2)

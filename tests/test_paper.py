@@ -325,6 +325,14 @@ def test_the_widths_of_table_x_have_the_printed_parameters_with_the_head_of_svhn
     assert {f.difference for f in slope} <= {"+0.040", "+0.041", "+0.042", "+0.043", "+0.044", "+0.045"}
 
 
+def test_a_row_that_stands_there_twice_keeps_the_setting_of_each():
+    """Macs are those of the formula as printed, memory that of what paretune runs."""
+    rows = [number for number in table("sparse-tuning-III").numbers if number.row == "Sparse-Tuning"]
+    carried = {(n.quantity, n.setting.adapters[0].get("carry")) for n in rows}
+    assert {("MACs", "output"), ("parameters", "output"), ("training memory", None)} <= carried
+    assert ("MACs", None) not in carried
+
+
 def test_the_full_models_cost_what_is_printed_once_layernorm_counts(workshop):
     base = found("sparse-tuning-V", "(a) neither", "MACs", workshop)
     assert (base.verdict, base.how, base.ours) == (REPRODUCED, "LayerNorm x5", "17.582 G")

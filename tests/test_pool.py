@@ -131,3 +131,14 @@ def test_in_one_block_it_halves_as_fpet_without_refinement_does_by_other_pairs(m
     # CLS shifts the parity: who leaves here stays there
     assert torch.equal(ours.keep[0], theirs.src[0])
     assert torch.equal(ours.src[0].sort().values, theirs.keep[0])
+
+
+def test_a_share_of_pairs_is_that_of_the_patches_that_a_block_has():
+    shares = pt.adapt("paretune_tiny", [], pt.ToMe(r=0.5, blocks=(6,)), 2, pretrained=True).eval()
+    counts = pt.adapt("paretune_tiny", [], pt.ToMe(r=32, blocks=(6,)), 2, pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(shares.run(images).tokens.groups(), counts.run(images).tokens.groups())
+    twice = pt.adapt("paretune_tiny", [], pt.ToMe(r=0.25, blocks=(3, 6)), 2).eval().run(images)
+    assert [step.reduction.n_out for step in twice.tokens.trail] == [48, 36]
+    with pytest.raises(pt.UsageError, match=r"a share must be from 0 to 0\.5"):
+        pt.adapt("paretune_tiny", [], pt.ToMe(r=0.6), 2)

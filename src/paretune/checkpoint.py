@@ -14,7 +14,6 @@ import json
 import os
 import platform
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -23,17 +22,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretune import __version__
-from paretune.adapters import ADAPTERS
 from paretune.backbone import Backbone, create, reason
-from paretune.config import from_json, to_json
+from paretune.config import to_json
 from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
+from paretune.methods import methods
 from paretune.plan import assemble
-from paretune.reducers import REDUCERS
 
 CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 def save(model: Adapted, folder: str | Path, training: dict | None = None) -> None:
@@ -144,7 +142,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     config = read_config(folder)
     try:
         origin = origin_of(config["backbone"])
-        adapters, reducer = methods(config)
+        adapters, reducer = methods(config["adapters"], config["reducer"])
         classes, expected, layouts = config["classes"], str(config["fingerprint"]), dict(config["packed"])
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     except UsageError:
@@ -167,12 +165,6 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
             f"this one has {found[:12]}; load it with the backbone of the training"
         )
     return model.eval()
-
-
-def methods(described: dict) -> tuple[tuple[Any, ...], Any]:
-    """The adapters and the reducer that a config names, as `described` wrote them."""
-    reducer = None if described["reducer"] is None else from_json(described["reducer"], REDUCERS)
-    return tuple(from_json(adapter, ADAPTERS) for adapter in described["adapters"]), reducer
 
 
 def origin_of(described: dict) -> Backbone:
@@ -203,7 +195,10 @@ def read_config(folder: Path) -> dict:
     if not isinstance(config, dict) or config.get("library") != "paretune":
         raise UsageError(f"{path} was not written by paretune; an adapter of HF PEFT loads with peft")
     if config.get("format") != FORMAT:
-        raise UsageError(f"{path} has format {config.get('format')}, this paretune reads {FORMAT}; update paretune")
+        raise UsageError(
+            f"{path} has format {config.get('format')}, this paretune reads {FORMAT}: use the version of paretune that "
+            "wrote it, or train again"
+        )
     return config
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 from typer.core import TyperGroup
 
+from paretune.cli.ablate import ablate
 from paretune.cli.bench import bench
 from paretune.cli.cost import cost
 from paretune.cli.demo import demo
@@ -53,6 +54,7 @@ app.command(cls=ManyValues)(report)
 app.command(cls=ManyValues)(cost)
 app.command()(paper)
 app.command(cls=ManyValues)(bench)
+app.command()(ablate)
 app.command("list")(list_known)
 app.command()(demo)
 

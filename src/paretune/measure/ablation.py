@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from paretune.errors import UsageError, unknown
-from paretune.measure.tables import Setting, tables
+from paretune.measure.tables import tables
 from paretune.methods import methods
 
 PAPERS = {
@@ -26,7 +26,7 @@ PAPERS = {
 @dataclass(frozen=True)
 class Variant:
     """A row of an ablation. printed: the paper's cells by quantity; accuracy: its mean over data sets in percent, or
-    None where the paper prints none; key: equal for rows of equal settings."""
+    the difference to its first row, None where the paper prints none; key: equal for rows of equal settings."""
 
     table: str
     row: str
@@ -56,18 +56,15 @@ def variants(paper: str, only: Sequence[str] = ()) -> list[Variant]:
 
 def _rows(key: str) -> list[Variant]:
     table = tables()[key]
-    settings: dict[str, Setting] = {}
-    printed: dict[str, dict[str, str]] = {}
+    printed: dict[str, dict[str, str]] = {row: {} for row in table.settings}
     for number in table.numbers:
-        if number.setting is not None:
-            settings[number.row] = number.setting
-            printed.setdefault(number.row, {}).setdefault(number.quantity, number.value or f"{number.change} %")
-    accuracies = table.accuracies
-    return [_variant(key, row, setting, printed[row], accuracies.get(row)) for row, setting in settings.items()]
-
-
-def _variant(table: str, row: str, setting: Setting, printed: dict[str, str], accuracy: float | None) -> Variant:
-    return Variant(table, row, setting.key(), *methods(setting.adapters, setting.reducer), printed, accuracy)
+        if number.row in printed:
+            printed[number.row].setdefault(number.quantity, number.value or f"{number.change} %")
+    means = {row: fmean(accuracies) for row, accuracies in table.accuracies.items()}
+    return [
+        Variant(key, row, setting.key(), *methods(setting.adapters, setting.reducer), printed[row], means.get(row))
+        for row, setting in table.settings.items()
+    ]
 
 
 @dataclass(frozen=True)

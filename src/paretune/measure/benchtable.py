@@ -36,7 +36,7 @@ def header(bench: Bench) -> list[str]:
     lines = [
         f"{bench.model} at {on}, {bench.dtype}, {', '.join(how)}, fused attention, head of 100 classes",
         f"{at['name']}, device {at['device']}, {at['threads']} of {at['cores']} threads; {versions}",
-        f"{bench.rounds} rounds, everyone once in each in shuffled order, after {bench.warmup} to warm up; {bench.date}",
+        f"{bench.rounds} rounds, in each everyone in shuffled order, after {bench.warmup} to warm up; {bench.date}",
     ]
     return lines if bench.complete else [*lines, "interrupted: only what was measured until then"]
 

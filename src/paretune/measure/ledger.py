@@ -172,7 +172,7 @@ class _Runner(nn.Module):
             if isinstance(module, Leafed):
                 yield module.leaf, lambda: ledger.open("leaves"), ledger.close
                 yield module.layer, lambda: ledger.open(None), ledger.close
-            elif guests.is_guest(module):
+            elif guests.is_guest(module) and hasattr(module, "base_layer"):
                 yield module, lambda: ledger.open("leaves"), ledger.close
                 yield module.base_layer, lambda: ledger.open(None), ledger.close
 

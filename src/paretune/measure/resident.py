@@ -27,9 +27,9 @@ from typing import IO, Any
 
 import torch
 
-from paretune.checkpoint import methods
 from paretune.errors import UsageError
 from paretune.measure.contestants import Step, Terms, backbone, batch_of, build, forward
+from paretune.methods import methods
 from paretune.plan import Recipe, Schedule
 
 SUPPORTED = sys.platform == "linux"
@@ -75,7 +75,7 @@ def main() -> None:
 def _peak(base: torch.nn.Module, one: dict, batch: int, terms: Terms, train: bool, threads: int) -> dict:
     schedule = Schedule(**one["schedule"])
     own = one["settings"] is None
-    model = build(base, None if own else Recipe(one["recipe"], "", *methods(one["settings"])))
+    model = build(base, None if own else Recipe(one["recipe"], "", *methods(**one["settings"])))
     size = tuple(model.preprocessing["input_size"][1:])
 
     def run(count: int) -> None:

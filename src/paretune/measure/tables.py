@@ -71,12 +71,18 @@ class PrintedMean:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of a paper. heads: name and numbers of classes of the heads that its parameter counts may include."""
+    """A table of a paper.
+
+    heads: name and numbers of classes of the heads that its parameter counts may include
+    settings: what paretune would run, by row; accuracies: those of a row, or their differences to the first one
+    """
 
     key: str
     title: str
     arxiv: str
     heads: dict[str, tuple[int, ...]]
+    settings: dict[str, Setting]
+    accuracies: dict[str, tuple[float, ...]]
     numbers: tuple[Printed, ...]
     means: tuple[PrintedMean, ...]
 
@@ -103,13 +109,16 @@ def table(key: str) -> PublishedTable:
 
 def read_table(described: dict, paper: dict) -> PublishedTable:
     """The table that a paper's JSON describes."""
-    columns, backbone = described["columns"], described.get("backbone", paper["backbone"])
+    columns, rows = described["columns"], described["rows"]
+    backbone = described.get("backbone", paper["backbone"])
+    settings = {row["row"]: _setting(row, backbone) for row in rows if row["setting"]}
     cells = [
-        (row, column, _number(row, column, columns[column], row.get("backbone", backbone)))
-        for row in described["rows"]
+        (row, column, _number(row, column, columns[column], _setting(row, backbone) if row["setting"] else None))
+        for row in rows
         for column in row["values"]
     ]
-    # A row may stand there twice, held against different rows; for others that refer to it the first one counts.
+    # A row may stand there more than once, each time with its own setting and held against another row; for those that
+    # refer to it the first one counts.
     named: dict[tuple[str, str], Printed] = {}
     for row, column, number in cells:
         named.setdefault((row["row"], column), number)
@@ -123,21 +132,27 @@ def read_table(described: dict, paper: dict) -> PublishedTable:
         title=described["title"],
         arxiv=paper["arxiv"],
         heads={name: tuple(paper["heads"][name]) for name in described.get("heads", [])},
+        settings=settings,
+        accuracies={row["row"]: tuple(row["accuracies"]) for row in rows if "accuracies" in row},
         numbers=tuple(numbers),
-        means=tuple(_mean(row["row"], mean) for row in described["rows"] for mean in row.get("means", [])),
+        means=tuple(_mean(row["row"], mean) for row in rows for mean in row.get("means", [])),
     )
 
 
-def _number(row: dict, column: str, about: dict, backbone: str) -> Printed:
+def _setting(row: dict, backbone: str) -> Setting:
+    described = row["setting"]
+    return Setting(row.get("backbone", backbone), tuple(described["adapters"]), described["reducer"])
+
+
+def _number(row: dict, column: str, about: dict, setting: Setting | None) -> Printed:
     value, change = CELL.fullmatch(row["values"][column]).groups()
-    setting = None if "reason" in about else row["setting"]
     return Printed(
         row=row["row"],
         column=column,
         quantity=about["quantity"],
         unit=about["unit"],
         value=value,
-        setting=setting and Setting(backbone, tuple(setting["adapters"]), setting["reducer"]),
+        setting=None if "reason" in about else setting,
         reason=about.get("reason", row.get("reason", "")),
         note=row.get("notes", {}).get(column, ""),
         batch=about.get("batch"),

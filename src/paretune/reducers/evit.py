@@ -56,6 +56,7 @@ class EViT:
         """What is wrong with these settings on a backbone of this shape."""
         wrong = [b for b in self.blocks or () if not 0 <= b < shape.depth]
         return [
+            *(["EViT blocks=(): needs at least one block"] if self.blocks == () else []),
             *([f"EViT keep={self.keep}: must be above 0 and at most 1"] if not 0 < self.keep <= 1 else []),
             *([f"EViT blocks={self.blocks}: the backbone has blocks 0 to {shape.depth - 1}"] if wrong else []),
             *(f"EViT {name}={epochs}: must be at least 0"

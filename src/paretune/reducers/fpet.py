@@ -61,6 +61,7 @@ class FPET:
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
         return [
+            *(["FPET block=(): needs at least one block"] if self.block == () else []),
             *([f"FPET block={self.block}: the backbone has blocks 0 to {shape.depth - 1}"]
               if not all(0 <= block < shape.depth for block in self.blocks(shape)) else []),
             *([f"FPET refine_width={self.refine_width}: must be at least 0"] if self.refine_width < 0 else []),

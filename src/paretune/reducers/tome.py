@@ -7,13 +7,14 @@
     metric = mean of the keys over heads, cosine     A = even, B = odd positions of the whole sequence, prefix left out
 
 Which tokens pair needs no gradient; their means do. Tokens come back as [A that stayed | B], both in order. FPET
-compares itself with this matching in one block, which for 196 patches is `ToMe(r=98, blocks=(6,))`.
+compares itself with this matching of one half in one block, which is `ToMe(r=0.5, blocks=(6,))`.
 With `proportional=True` attention adds log size: right for a model that was not trained with ToMe; the authors advise
 False in training.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,9 @@ from paretune.core.tokens import Tokens
 class ToMe:
     """Merge the r most similar pairs of patches in every block, or in some."""
 
-    r: int | tuple[int, ...] = 8
-    """pairs per block: one number (less where fewer pairs are left), or one for every block from the first on"""
+    r: int | float | tuple[int, ...] = 8
+    """pairs per block: one number (less where fewer pairs are left), one for every block from the first on, or a share
+    of the patches that a block has, at most 0.5"""
     blocks: tuple[int, ...] | None = None
     """0-based blocks that merge, if not all; several numbers r are then theirs, one each"""
     proportional: bool = True
@@ -40,6 +42,8 @@ class ToMe:
         """What is wrong with these settings on a backbone of this shape."""
         if wrong := self._misplaced(shape):
             return wrong
+        if isinstance(self.r, float):
+            return [] if 0 <= self.r <= 0.5 else [f"ToMe r={self.r}: a share must be from 0 to 0.5"]
         if isinstance(self.r, int):
             fits = 0 <= self.r <= shape.patches // 2
             return [] if fits else [f"ToMe r={self.r}: {shape.patches} patches form 0 to {shape.patches // 2} pairs"]
@@ -51,12 +55,13 @@ class ToMe:
         return wrong
 
     def _misplaced(self, shape: Shape) -> list[str]:
-        blocks, several = self.blocks, not isinstance(self.r, int)
+        blocks, several = self.blocks, isinstance(self.r, tuple)
         if blocks is None:
             too_many = several and len(self.r) > shape.depth
             return [f"ToMe r has {len(self.r)} entries, the backbone has {shape.depth} blocks"] if too_many else []
         once = len(set(blocks)) == len(blocks) and all(0 <= block < shape.depth for block in blocks)
         return [
+            *([] if blocks else ["ToMe blocks=(): needs at least one block"]),
             *([] if once else [f"ToMe blocks={blocks}: the backbone has blocks 0 to {shape.depth - 1}, each once"]),
             *([f"ToMe r has {len(self.r)} entries for {len(blocks)} blocks"]
               if several and len(self.r) != len(blocks) else []),
@@ -66,22 +71,25 @@ class ToMe:
         """The reducer for a backbone of this shape."""
         return ToMeReducer(self.schedule(shape), self.proportional)
 
-    def schedule(self, shape: Shape) -> dict[int, int]:
-        """Pairs to merge in every block that merges, in the order of the blocks."""
+    def schedule(self, shape: Shape) -> dict[int, int | float]:
+        """Pairs to merge, or their share, in every block that merges, in the order of the blocks."""
         blocks = range(shape.depth) if self.blocks is None else self.blocks
-        numbers = (self.r,) * len(blocks) if isinstance(self.r, int) else self.r
+        numbers = self.r if isinstance(self.r, tuple) else (self.r,) * len(blocks)
         return dict(sorted(zip(blocks, numbers, strict=False)))
 
 
 class ToMeReducer(Reducer):
     """See the module."""
 
-    def __init__(self, schedule: dict[int, int], proportional: bool):
+    def __init__(self, schedule: dict[int, int | float], proportional: bool):
         super().__init__()
         self.schedule, self.proportional = schedule, proportional
 
     def forward(self, block: int, look: Look, tokens: Tokens) -> Merge | None:
-        r = min(self.schedule.get(block, 0), tokens.patches // 2)
+        pairs = self.schedule.get(block, 0)
+        if isinstance(pairs, float):
+            pairs = math.floor(round(pairs * tokens.patches, 9))
+        r = min(pairs, tokens.patches // 2)
         return match(look.metric().detach(), r, first=tokens.prefix % 2) if r else None
 
 

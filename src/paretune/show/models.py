@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paretune.backbone import EMBEDDED
-from paretune.checkpoint import load, methods
+from paretune.checkpoint import load
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
 from paretune.measure.cost import cost
+from paretune.methods import methods
 from paretune.plan import adapt
 from paretune.show.evidence import stripped
 from paretune.show.panels import Panels, panels
@@ -76,7 +77,8 @@ def built(source: Source, trained: Collection[str | None]) -> Iterator[tuple[str
         if settings is None or settings["reducer"] is None or row.identity in trained:
             continue
         try:
-            model = adapt(EMBEDDED, *methods(settings), pretrained=True, img_size=tuple(source.content["image_size"]))
+            size = tuple(source.content["image_size"])
+            model = adapt(EMBEDDED, *methods(settings["adapters"], settings["reducer"]), pretrained=True, img_size=size)
         except UsageError as problem:
             yield row.name, None, str(problem)
         else:

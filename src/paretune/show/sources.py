@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paretune.checkpoint import TENSORS, methods, read_config
+from paretune.checkpoint import TENSORS, read_config
 from paretune.config import to_json
 from paretune.errors import UsageError
+from paretune.methods import methods
 from paretune.train.runfolder import RECORD, read_json
 
 VERSION = 1  # of bench files
@@ -234,7 +235,7 @@ def identity(model: str | None, image_size: list[int], settings: dict | None) ->
     if model is None or settings is None:
         return None
     try:
-        adapters, reducer = methods(settings)
+        adapters, reducer = methods(settings["adapters"], settings["reducer"])
     except UsageError:  # a method that this paretune does not know
         return None
     return json.dumps([model, list(image_size), [to_json(one) for one in adapters], reducer and to_json(reducer)])
