@@ -286,7 +286,7 @@ SPOILED = {
     "a config of bytes": (lambda folder: (folder / CONFIG).write_bytes(b"\xff\xfe{"), "not valid JSON"),
     "a config that is a list": (lambda folder: (folder / CONFIG).write_text("[]"), "not written by paretune"),
     "a folder of peft": (lambda f: (f / CONFIG).write_text('{"peft_type": "LORA"}'), "HF PEFT loads with peft"),
-    "an unknown format": (set_to(99, "format"), "format 99.*update paretune"),
+    "an unknown format": (set_to(99, "format"), "format 99.*use the version of paretune that wrote it"),
     "an unknown method": (set_to([{"kind": "Lora"}], "adapters"), "unknown method 'Lora'.* LoRA"),
     "an unknown setting": (set_to({"kind": "FPET", "blok": 1}, "reducer"), "did you mean block"),
     "a setting that does not fit": (set_to({"kind": "FPET", "block": 9}, "reducer"), "blocks 0 to 1"),
