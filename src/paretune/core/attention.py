@@ -16,9 +16,7 @@ from torch import Tensor
 from paretune.core.reduction import full_precision, widened
 
 
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0, masked: bool = False
-) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0, masked: bool = False) -> Tensor:
     """Fused attention: q, k, v (B, H, N, d), size (B, N) or None for all 1 -> (B, H, N, d).
 
     Without sizes no bias is formed, so every fused kernel stays available. masked: some sizes are 0, see below.
