@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test exhaustive check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/paretune demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -q
+
+exhaustive: $(VENV)/ready
+	$(BIN)/python -m pytest -q -m exhaustive
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -54,10 +54,13 @@ MATRIX = {f"{row} x {column}": (ROWS[row], COLUMNS[column]) for row in ROWS for 
 
 def share(anatomy: str, rest: bool) -> list[str]:
     """The part of the matrix that is tried on a backbone: always a diagonal, which holds every row and column, another
-    one for every backbone, so that all of the matrix is seen; the rest is slow."""
+    one for every backbone, so that all of the matrix is seen; the rest runs by `make exhaustive`."""
     shift = list(ANATOMIES).index(anatomy)
     diagonal = [(i + j - shift) % len(COLUMNS) == 0 for i in range(len(ROWS)) for j in range(len(COLUMNS))]
     return [label for label, on_it in zip(MATRIX, diagonal, strict=True) if on_it != rest]
+
+
+REST = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 @functools.cache
@@ -103,7 +106,7 @@ def contract(check: Callable[[str, tuple, object], None]) -> Callable:
     @pytest.mark.parametrize(
         ("anatomy", "rest"),
         [pytest.param(name, False, id=name) for name in ANATOMIES]
-        + [pytest.param(name, True, id=f"{name}-rest", marks=pytest.mark.slow) for name in ANATOMIES],
+        + [pytest.param(name, True, id=f"{name}-rest", marks=REST) for name in ANATOMIES],
     )
     def test(anatomy: str, rest: bool) -> None:
         for label in share(anatomy, rest):
