@@ -32,6 +32,11 @@ class Shape:
         """Patch tokens before any reduction."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def quarters(self) -> tuple[int, ...]:
+        """The blocks at a quarter, half and three quarters of the depth: 3, 6, 9 of 12."""
+        return tuple(self.depth * quarter // 4 for quarter in (1, 2, 3))
+
 
 @dataclass(frozen=True, eq=False)
 class Run:

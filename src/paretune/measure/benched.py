@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
 
+from paretune.errors import UsageError
 from paretune.measure import benchtable
 from paretune.measure.cost import Cost
 from paretune.measure.timing import Times
 
 VERSION = 1
 AIRY = 100  # columns of a terminal that has room for more than one space between two numbers
+
+
+def check_version(path: Path, content: dict[str, Any]) -> None:
+    """Raise UsageError unless the JSON of a bench file is what this paretune writes."""
+    if content.get("version") != VERSION:
+        raise UsageError(f"{path} is a bench of version {content.get('version')}, this paretune reads {VERSION}")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -13,20 +13,23 @@ from torch import nn
 def saved_bytes(model: nn.Module, *batch: torch.Tensor) -> int:
     """Bytes of all tensors, weights apart, that autograd saves in one training forward: `model(*batch)`, images (B, 3,
     H, W), and labels if the model takes them."""
-    weights = {t.untyped_storage().data_ptr() for t in chain(model.parameters(), model.buffers())}
-    saved: dict[int, int] = {}
+    model.train()
+    return saved_by(lambda: model(*batch), chain(model.parameters(), model.buffers()))
+
+
+def saved_by(run: Callable[[], Any], weights: Iterable[torch.Tensor]) -> int:
+    """Bytes of all storages, those of `weights` apart, that autograd saves while `run` runs."""
+    saved: dict[int, torch.UntypedStorage] = {}  # told apart by themselves, as fake tensors have no addresses
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
+        saved[storage._cdata] = storage
         return tensor
 
-    model.train()
+    own = {t.untyped_storage()._cdata for t in weights}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = model(*batch)  # holds the graph, and so every saved tensor's address, until the sum is taken
-    total = sum(size for address, size in saved.items() if address not in weights)
-    del result
-    return total
+        run()
+    return sum(storage.nbytes() for key, storage in saved.items() if key not in own)
 
 
 def tensor_bytes(model: nn.Module) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from paretune.errors import UsageError
 from paretune.measure import tables as published
+from paretune.measure.benched import check_version
 from paretune.measure.readings import Workshop
 from paretune.measure.tables import PrintedMean, PublishedTable, spread
 from paretune.measure.verdict import ACCURACY, CANNOT, VERDICTS, Finding, judge
@@ -101,4 +102,5 @@ def read_bench(path: Path) -> dict[str, Any]:
     rows = found.get("rows") if isinstance(found, dict) and found.get("kind") == "bench" else None
     if not rows or not all(row.keys() >= ROW for row in rows) or "model" not in found or "machine" not in found:
         raise UsageError(f"'{path}' was not written by `paretune bench --json`, or measured nothing")
+    check_version(path, found)
     return found

@@ -72,8 +72,7 @@ class DynamicViT:
 
     def build(self, shape: Shape) -> DynamicViTReducer:
         """The reducer for a backbone of this shape."""
-        quarters = (shape.depth * quarter // 4 for quarter in (1, 2, 3))
-        blocks = tuple(sorted(set(quarters if self.blocks is None else self.blocks)))
+        blocks = tuple(sorted(set(shape.quarters if self.blocks is None else self.blocks)))
         return DynamicViTReducer(self, blocks, shape.width)
 
 

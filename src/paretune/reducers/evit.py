@@ -66,8 +66,7 @@ class EViT:
 
     def build(self, shape: Shape) -> EViTReducer:
         """The reducer for a backbone of this shape."""
-        quarters = (shape.depth * quarter // 4 for quarter in (1, 2, 3))
-        return EViTReducer(self, frozenset(quarters if self.blocks is None else self.blocks))
+        return EViTReducer(self, frozenset(shape.quarters if self.blocks is None else self.blocks))
 
     def share(self, epoch: int) -> float:
         """The share of the patches that stay in this epoch of a training, from 0."""

@@ -15,10 +15,9 @@ from typing import Any
 from paretune.checkpoint import TENSORS, read_config
 from paretune.config import to_json
 from paretune.errors import UsageError
+from paretune.measure.benched import check_version
 from paretune.methods import methods
 from paretune.train.runfolder import RECORD, read_json
-
-VERSION = 1  # of bench files
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,7 @@ def _run_facts(config: dict, record: dict):
 
 def read_bench(path: Path, content: dict) -> Source:
     """A file that `paretune bench --json` wrote."""
-    if content["version"] != VERSION:
-        raise UsageError(f"{path} is a bench of version {content['version']}, this paretune reads {VERSION}")
+    check_version(path, content)
     rows = tuple(_bench_row(content, row) for row in content["rows"])
     height, width = content["image_size"]
     flags = [name for name in ("compile", "merged") if content.get(name)]
