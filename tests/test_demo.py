@@ -50,7 +50,7 @@ def test_the_demo_splits_are_balanced_and_disjoint():
     train, val, test = data(seed=0)
     assert [len(part) for part in (train, val, test)] == [800, 200, 797]
     for part in (train, val, test):
-        counts = np.bincount(part.labels, minlength=10)
+        counts = np.bincount(part.targets, minlength=10)
         assert counts.max() - counts.min() <= 0.06 * len(part)
     assert len({part.describe()["fingerprint"] for part in (train, val, test)}) == 3
 

@@ -39,9 +39,12 @@ class Adapted(nn.Module):
 
         With reduced=False all tokens stay, as if there were no reducer.
         """
+        return self.finish(0, anatomy.embed(self.backbone, images), reduced)
+
+    def finish(self, start: int, tokens: Tokens, reduced: bool = True) -> Run:
+        """The forward from block `start` to the logits, from the tokens that enter this block."""
         reducer = self.reducer if reduced else None
-        tokens = anatomy.embed(self.backbone, images)
-        for i in range(len(self.backbone.blocks)):
+        for i in range(start, len(self.backbone.blocks)):
             if anatomy.checkpointing(self.backbone) and torch.is_grad_enabled():
                 tokens = checkpoint(self.step, i, tokens, reducer, use_reentrant=False)
             else:

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
+from paretune.data.task import Task, balance
+
 
 @dataclass(frozen=True)
 class ImageArrays:
-    """Map-style data set of (transform(picture), label) over arrays.
+    """Map-style data set of (transform(picture), target) over arrays.
 
     Attributes:
         images: (n, H, W, 3) uint8.
-        labels: (n,) integers, indices into `classes`.
-        classes: one name per class.
+        targets: multiclass: (n,) integers, indices into `classes`; multilabel: (n, C) 0 or 1; regression: (n, C) floats.
+        classes: a name per class, or per column of the targets.
         transform: turns an RGB picture into what the model eats; None leaves it as it is.
         name: what a record calls this data.
     """
 
     images: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
     classes: tuple[str, ...]
     transform: Callable[[Image.Image], object] | None = None
     name: str = "arrays"
+    task: Task = "multiclass"
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[object, int]:
-        picture = Image.fromarray(self.images[index])
-        return (self.transform(picture) if self.transform else picture), int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[object, int | np.ndarray]:
+        picture, target = Image.fromarray(self.images[index]), self.targets[index]
+        target = int(target) if self.task == "multiclass" else target.astype(np.float32)
+        return (self.transform(picture) if self.transform else picture), target
 
     def through(self, transform: Callable[[Image.Image], object]) -> ImageArrays:
         """The same images, seen through `transform`."""
@@ -42,15 +45,15 @@ class ImageArrays:
 
     def part(self, indices, name: str) -> ImageArrays:
         """The images at `indices`, called `name`."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices], name=name)
+        return replace(self, images=self.images[indices], targets=self.targets[indices], name=name)
 
     def describe(self) -> dict:
         """What a training record keeps about its data; the fingerprint covers every pixel and label."""
-        counts = Counter(self.labels.tolist())
-        content = np.ascontiguousarray(self.images).tobytes() + np.asarray(self.labels, np.int64).tobytes()
+        content = np.ascontiguousarray(self.images).tobytes() + np.ascontiguousarray(self.targets).tobytes()
         return {
             "name": self.name,
+            "task": self.task,
             "images": len(self),
-            "per_class": {name: counts[label] for label, name in enumerate(self.classes)},
+            **balance(self.task, self.classes, self.targets),
             "fingerprint": hashlib.sha256(content).hexdigest(),
         }
