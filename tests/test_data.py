@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from paretune.data import ImageArrays, UnreadableImage, open_image, read_folder, read_split
+from paretune.data import ImageArrays, UnreadableImage, open_image, open_split, open_splits
 from paretune.data.images import probe
 from paretune.data.transforms import evaluation, framing, training
 from paretune.errors import UsageError
@@ -27,6 +27,15 @@ PREPROCESSING = {
 def draw(path, size=(20, 20), colour=(10, 120, 230)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
+
+
+def read_folder(root, **options):
+    found = open_splits(root, **options)
+    return found.train, found.val
+
+
+def content(images):
+    return list(zip(images.keys, images.targets.tolist(), strict=True))
 
 
 def make_tree(root, classes=("ant", "bee"), count=5, split=None):
@@ -125,6 +134,13 @@ def test_damaged_files_are_named_by_opening_and_by_probing(tmp_path):
             assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (6, 9), (9, 6)])
+def test_the_smallest_jpeg_is_readable(tmp_path, size):
+    draw(tmp_path / "small.jpg", size)
+    probe(tmp_path / "small.jpg")
+    assert open_image(tmp_path / "small.jpg").size == size
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(UnreadableImage, match=r"nowhere\.png: no such file"):
         open_image("nowhere.png")
@@ -139,7 +155,7 @@ def test_train_and_val_come_as_they_are_and_classes_are_sorted(tmp_path):
     train, val = read_folder(tmp_path)
     assert train.classes == val.classes == ("ant", "zebra")
     assert (len(train), len(val)) == (6, 4)
-    assert train.samples[0] == ("train/ant/0.png", 0)
+    assert content(train)[0] == ("train/ant/0.png", 0)
     assert train.split_rule is None
     assert train[5][1] == 1
 
@@ -148,7 +164,7 @@ def test_split_is_stratified_seeded_and_complete(tmp_path):
     make_tree(tmp_path, ("ant", "bee"), 10)
     make_tree(tmp_path, ("rare",), 2)
     train, val = read_folder(tmp_path, val_share=0.3, seed=1)
-    assert [[label for _, label in part.samples].count(i) for part in (train, val) for i in range(3)] == [
+    assert [part.targets.tolist().count(i) for part in (train, val) for i in range(3)] == [
         7,
         7,
         1,
@@ -156,18 +172,19 @@ def test_split_is_stratified_seeded_and_complete(tmp_path):
         3,
         1,
     ]
-    assert not set(train.samples) & set(val.samples)
-    assert len({*train.samples, *val.samples}) == 22
-    assert read_folder(tmp_path, val_share=0.3, seed=1) == (train, val)
-    assert read_folder(tmp_path, val_share=0.3, seed=2)[1].samples != val.samples
+    assert not set(train.keys) & set(val.keys)
+    assert len({*train.keys, *val.keys}) == 22
+    again, other = (read_folder(tmp_path, val_share=0.3, seed=seed) for seed in (1, 2))
+    assert [content(part) for part in again] == [content(train), content(val)]
+    assert other[1].keys != val.keys
 
 
 def test_split_does_not_depend_on_the_order_of_the_file_system(tmp_path, monkeypatch):
     make_tree(tmp_path, count=8)
-    expected = read_folder(tmp_path)
+    expected = [content(part) for part in read_folder(tmp_path)]
     walk = os.walk
     monkeypatch.setattr(os, "walk", lambda top, **kw: ((d, dirs, files[::-1]) for d, dirs, files in walk(top, **kw)))
-    assert read_folder(tmp_path) == expected
+    assert [content(part) for part in read_folder(tmp_path)] == expected
 
 
 def test_val_is_split_off_a_train_folder_that_comes_alone(tmp_path):
@@ -175,7 +192,7 @@ def test_val_is_split_off_a_train_folder_that_comes_alone(tmp_path):
     make_tree(tmp_path, count=3, split="test")
     train, val = read_folder(tmp_path)
     assert (len(train), len(val)) == (8, 2)
-    assert len(read_split(tmp_path, "test", train.classes)) == 6
+    assert len(open_split(tmp_path, "test", train.classes)) == 6
 
 
 def test_hidden_and_other_files_are_not_images_and_deeper_folders_are_searched(tmp_path):
@@ -287,12 +304,12 @@ def test_shares_outside_0_to_1_are_refused(tmp_path):
 
 def test_a_split_is_labelled_by_the_models_classes(tmp_path):
     make_tree(tmp_path, ("bee", "cow"), 2, "test")
-    images = read_split(tmp_path, "test", ("ant", "bee", "cow"))
-    assert [label for _, label in images.samples] == [1, 1, 2, 2]
+    images = open_split(tmp_path, "test", ("ant", "bee", "cow"))
+    assert images.targets.tolist() == [1, 1, 2, 2]
     with pytest.raises(UsageError, match="does not know cow"):
-        read_split(tmp_path, "test", ("ant", "bee"))
+        open_split(tmp_path, "test", ("ant", "bee"))
     with pytest.raises(UsageError, match="has no split 'val': use test"):
-        read_split(tmp_path, "val", ("ant", "bee"))
+        open_split(tmp_path, "val", ("ant", "bee"))
 
 
 # --------------------------------------------------------------------------------------------------- transforms, arrays

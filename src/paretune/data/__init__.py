@@ -1,7 +1,20 @@
-"""Images in: folders, arrays, and the transforms that a backbone expects."""
+"""Images in: data sets of every form, and the transforms that a backbone expects."""
 
 from paretune.data.arrays import ImageArrays
-from paretune.data.folder import ImageFolder, read_folder, read_split
+from paretune.data.dataset import Images
 from paretune.data.images import UnreadableImage, open_image
+from paretune.data.opening import available_splits, open_split, open_splits
+from paretune.data.parting import Splits
+from paretune.data.vtab import vtab_task
 
-__all__ = ["ImageArrays", "ImageFolder", "UnreadableImage", "open_image", "read_folder", "read_split"]
+__all__ = [
+    "ImageArrays",
+    "Images",
+    "Splits",
+    "UnreadableImage",
+    "available_splits",
+    "open_image",
+    "open_split",
+    "open_splits",
+    "vtab_task",
+]

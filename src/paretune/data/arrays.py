@@ -18,7 +18,7 @@ class ImageArrays:
 
     Attributes:
         images: (n, H, W, 3) uint8.
-        targets: multiclass: (n,) integers, indices into `classes`; multilabel: (n, C) 0 or 1; regression: (n, C) floats.
+        targets: (n,) indices into `classes`; multilabel: (n, C) of 0 and 1; regression: (n, C) numbers.
         classes: a name per class, or per column of the targets.
         transform: turns an RGB picture into what the model eats; None leaves it as it is.
         name: what a record calls this data.
@@ -47,13 +47,21 @@ class ImageArrays:
         """The images at `indices`, called `name`."""
         return replace(self, images=self.images[indices], targets=self.targets[indices], name=name)
 
-    def describe(self) -> dict:
-        """What a training record keeps about its data; the fingerprint covers every pixel and label."""
+    def lossy(self) -> str:
+        """ "lossless": what is in memory was not compressed."""
+        return "lossless"
+
+    def content_hash(self) -> str:
+        """SHA-256 over every pixel and target."""
         content = np.ascontiguousarray(self.images).tobytes() + np.ascontiguousarray(self.targets).tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+    def describe(self) -> dict:
+        """What a training record keeps about its data."""
         return {
             "name": self.name,
             "task": self.task,
             "images": len(self),
             **balance(self.task, self.classes, self.targets),
-            "fingerprint": hashlib.sha256(content).hexdigest(),
+            "fingerprint": self.content_hash(),
         }

@@ -7,8 +7,17 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from paretune.errors import unknown
+
 Task = Literal["multiclass", "multilabel", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
+
+
+def known_task(name: str) -> Task:
+    """`name`, if it is a task. Raises UsageError, with a suggestion, if it is not."""
+    if name not in TASKS:
+        raise unknown("task", name, list(TASKS))
+    return name
 
 
 def balance(task: Task, classes: Sequence[str], targets: np.ndarray) -> dict[str, dict]:

@@ -1,0 +1,168 @@
+"""Data of any form, written as tar shards or as a folder of class folders."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from paretune.data.dataset import Images, labelled_by, some
+from paretune.data.encoding import encoding
+from paretune.data.images import open_image
+from paretune.data.opening import parts_of
+from paretune.data.shards import CLASSES
+from paretune.errors import UsageError, unknown
+
+TARGETS = ("shards", "folder")
+FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
+SPLITS = ("train", "val", "test", "all")
+_COPIED = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")  # what others become PNG: the same pixels, and every reader knows it
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How images are written: `size` is the shorter side in pixels at most, `format` png or jpg; None keeps what is."""
+
+    size: int | None = None
+    format: str | None = None
+
+
+def convert(
+    data: str | Path,
+    dest: str | Path,
+    to: str = "shards",
+    *,
+    shard_size: int = 1000,
+    size: int | None = None,
+    format: str | None = None,
+) -> dict[str, int]:
+    """Write every split of `data` to the new folder `dest`; returns how many images each has.
+
+    Files are copied byte for byte, if neither `size` nor another `format` is asked for; BMP and pixels in memory become
+    PNG. `size` shrinks images, with antialiasing, until the shorter side has so many pixels. Splits of other names than
+    train, val, test are left out, such as VTAB-1K's train800val200, which is two others together. `dest` appears at the
+    end, whole.
+
+    Raises:
+        UsageError: a `dest` that holds anything or lies in `data`; labels or numbers, or class names, that a folder
+            cannot say; and whatever reading raises.
+    """
+    dest, looks = Path(dest), Looks(size, format)
+    _check(data, dest, to, shard_size, looks)
+    parts = {split: read() for split, read in parts_of(data).items() if split in SPLITS}
+    if not parts:
+        raise UsageError(f"{data} has none of the splits {', '.join(SPLITS)}")
+    classes = parts.get("train", next(iter(parts.values()))).classes
+    parts = {split: labelled_by(images, classes) for split, images in parts.items()}
+    with _whole(dest) as folder:
+        for split, images in parts.items():
+            if to == "shards":
+                _write_shards(folder, split, images, shard_size, looks)
+            else:
+                _write_folder(folder, split, images, looks)
+    return {split: len(images) for split, images in parts.items()}
+
+
+def _check(data: str | Path, dest: Path, to: str, shard_size: int, looks: Looks) -> None:
+    if to not in TARGETS:
+        raise unknown("form to write", to, list(TARGETS))
+    if looks.format not in (None, *FORMATS):
+        raise unknown("image format", looks.format, list(FORMATS))
+    if shard_size < 1 or (looks.size is not None and looks.size < 1):
+        raise UsageError(f"shard_size={shard_size} and size={looks.size} must be at least 1")
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        raise UsageError(f"{dest} is already there and not an empty folder: name a new one")
+    if Path(data).is_dir() and Path(data).resolve() in (dest.resolve(), *dest.resolve().parents):
+        raise UsageError(f"{dest} lies in {data}: name a folder outside of it")
+
+
+@contextmanager
+def _whole(dest: Path) -> Iterator[Path]:
+    """A folder to write in that becomes `dest` at the end, and goes away where something fails."""
+    partial = dest.absolute().parent / f".{dest.name}.{os.getpid()}"
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if dest.exists():
+            dest.rmdir()
+        os.replace(partial, dest)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_shards(folder: Path, split: str, images: Images, shard_size: int, looks: Looks) -> None:
+    said = {"task": images.task, "classes": list(images.classes)}
+    (folder / CLASSES).write_text(json.dumps(said, indent=2), encoding="utf-8")
+    for number, start in enumerate(range(0, len(images), shard_size)):
+        with tarfile.open(folder / f"{split}-{number:06}.tar", "w") as tar:
+            for i in range(start, min(start + shard_size, len(images))):
+                data, ending = _encoded(images, i, looks)
+                _add(tar, f"{i:06}{ending}", data)
+                _add(tar, *_answer(images, i))
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no time, no owner: the same images give the same shard
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _answer(images: Images, index: int) -> tuple[str, bytes]:
+    """The name and content of a label file."""
+    target = images.targets[index].tolist()
+    if images.task == "multiclass":
+        return f"{index:06}.cls", str(target).encode()
+    if images.task == "multilabel":
+        content = {"labels": [name for name, has in zip(images.classes, target, strict=True) if has]}
+    else:
+        content = {"targets": dict(zip(images.classes, target, strict=True))}
+    return f"{index:06}.json", json.dumps(content).encode()
+
+
+def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> None:
+    if images.task != "multiclass":
+        raise UsageError(f"a folder of class folders cannot say {images.task} answers: use shards")
+    bad = [name for name in images.classes if "/" in name or name.startswith((".", "__")) or not name]
+    if bad:
+        raise UsageError(f"classes of the names {some([repr(name) for name in bad])} cannot be folders: use shards")
+    there = sorted(set(images.targets.tolist()))
+    if split in ("train", "all") and len(there) < len(images.classes):
+        raise UsageError(f"{split} has images of {len(there)} of {len(images.classes)} classes only: use shards")
+    place = folder if split == "all" else folder / split
+    for label in there:
+        (place / images.classes[label]).mkdir(parents=True)
+    for i, label in enumerate(images.targets.tolist()):
+        data, ending = _encoded(images, i, looks)
+        (place / images.classes[label] / f"{i:06}{ending}").write_bytes(data)
+
+
+def _encoded(images: Images, index: int, looks: Looks) -> tuple[bytes, str]:
+    """The content of the image file to write, and the ending of its name."""
+    title, data = images.title(index), images.source.encoded(images.keys[index])
+    found = encoding(title, data)
+    kept = found.format in _COPIED if looks.format is None else found.format == FORMATS[looks.format]["format"]
+    if kept and (looks.size is None or min(found.size) <= looks.size):
+        return data, found.ending
+    format = looks.format or ("jpg" if found.format == "JPEG" else "png")
+    return _written(_shrunk(open_image(title, data), looks.size), format)
+
+
+def _shrunk(image: Image.Image, size: int | None) -> Image.Image:
+    if size is None or min(image.size) <= size:
+        return image
+    scale = size / min(image.size)
+    return image.resize(tuple(max(size, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)
+
+
+def _written(image: Image.Image, format: str) -> tuple[bytes, str]:
+    file = io.BytesIO()
+    image.save(file, **FORMATS[format])
+    return file.getvalue(), f".{format}"

@@ -1,0 +1,196 @@
+"""Images that are decoded when they are asked for, wherever they lie: in files, in archives, in a table, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from paretune.data.encoding import encoding, lossiness
+from paretune.data.images import UnreadableImage, open_image, probe
+from paretune.data.task import Task, balance
+from paretune.errors import UsageError, refuse
+
+
+class Source(ABC):
+    """Where encoded pictures lie. A key names one of them; what a key is, the source alone knows."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """The place, for records and errors: an absolute path, or what was asked for."""
+
+    @abstractmethod
+    def name(self, key: Hashable) -> str:
+        """What the picture is called at that place, with forward slashes; no two have the same name."""
+
+    @abstractmethod
+    def size(self, key: Hashable) -> int:
+        """How many bytes `encoded` has, found without reading them if that can be."""
+
+    @abstractmethod
+    def encoded(self, key: Hashable) -> bytes:
+        """The content of the image file. Raises UnreadableImage if it is gone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A map-style data set of (picture, target) over a source.
+
+    Attributes:
+        source: where the pictures lie.
+        keys: which of them, in a fixed order.
+        targets: multiclass: (n,) int64, indices into `classes`; multilabel: (n, C) 0 or 1; regression: (n, C) float32.
+        classes: a name per class, or per column of the targets.
+        task: "multiclass", "multilabel" or "regression".
+        split: "train", "val", "test", or "all" (data that was not split).
+        transform: turns an RGB picture into what the model eats; None leaves it as it is.
+        split_rule: how this part was drawn where the data does not say; None where it does.
+        skipped: (name, reason) of each unreadable image that was left out on request.
+    """
+
+    source: Source
+    keys: Sequence[Hashable]
+    targets: np.ndarray
+    classes: tuple[str, ...]
+    task: Task = "multiclass"
+    split: str = "all"
+    transform: Callable[[Image.Image], object] | None = None
+    split_rule: dict | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> tuple[object, int | np.ndarray]:
+        picture, target = self.picture(index), self.targets[index]
+        target = int(target) if self.task == "multiclass" else target.astype(np.float32)
+        return (self.transform(picture) if self.transform else picture), target
+
+    def picture(self, index: int) -> Image.Image:
+        """The RGB picture, not transformed. Raises UnreadableImage, which names it."""
+        return open_image(self.title(index), self.source.encoded(self.keys[index]))
+
+    def name(self, index: int) -> str:
+        """What the picture is called at its place."""
+        return self.source.name(self.keys[index])
+
+    def title(self, index: int) -> str:
+        """The picture's place and name, for errors."""
+        return f"{self.source.where}/{self.name(index)}"
+
+    def through(self, transform: Callable[[Image.Image], object]) -> Images:
+        """The same images, seen through `transform`."""
+        return replace(self, transform=transform)
+
+    def part(self, indices: Sequence[int], name: str) -> Images:
+        """The images at `indices`, in that order, as a split called `name`."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return replace(self, keys=tuple(self.keys[i] for i in rows), targets=self.targets[rows], split=name)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted lines "name<TAB>bytes<TAB>answer": notices new, renamed, resized, relabelled ones.
+
+        The contents are not read, so an edit that keeps a file's length goes unnoticed; `content_hash` sees it.
+        """
+        return digest(self, (str(self.source.size(key)) for key in self.keys))
+
+    def content_hash(self) -> str:
+        """SHA-256 over the sorted lines "name<TAB>SHA-256 of the file<TAB>answer"; reads every byte."""
+        return digest(self, (hashlib.sha256(self.source.encoded(key)).hexdigest() for key in self.keys))
+
+    def lossy(self) -> str:
+        """Whether the image files keep less than the pixels they were made of: "lossy", "lossless" or "mixed"."""
+        return lossiness(encoding(self.title(i), self.source.encoded(key)) for i, key in enumerate(self.keys))
+
+    def describe(self) -> dict:
+        """What a training record keeps about its data."""
+        return {
+            "path": self.source.where,
+            "split": self.split,
+            "split_rule": self.split_rule,
+            "task": self.task,
+            "images": len(self),
+            **balance(self.task, self.classes, self.targets),
+            "fingerprint": self.fingerprint(),
+            "skipped": [name for name, _ in self.skipped],
+        }
+
+
+def digest(images: Images, contents: Iterable[str]) -> str:
+    """SHA-256 over the sorted lines "name<TAB>content<TAB>answer", with a content for each image.
+
+    An answer is a class's name, or {name: value}.
+    """
+    rows = zip(images.keys, contents, _answers(images), strict=True)
+    lines = sorted(f"{images.source.name(key)}\t{content}\t{answer}\n" for key, content, answer in rows)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _answers(images: Images) -> Iterable[str | dict]:
+    if images.task == "multiclass":
+        return (images.classes[label] for label in images.targets)
+    return (dict(zip(images.classes, row, strict=True)) for row in images.targets.tolist())
+
+
+def readable(images: Images, skip_unreadable: bool = False) -> Images:
+    """`images` after every one was probed, so that a damaged file is named now and not in the ninth epoch.
+
+    Raises UsageError that names the unreadable ones, unless `skip_unreadable`: then they are left out.
+    """
+    bad = unreadable(images)
+    if bad and not skip_unreadable:
+        raise UsageError(_complain(list(bad.values()), len(images)))
+    kept = images.part([i for i in range(len(images)) if i not in bad], images.split)
+    return replace(kept, skipped=tuple((images.name(i), problem.reason) for i, problem in bad.items()))
+
+
+def unreadable(images: Images) -> dict[int, UnreadableImage]:
+    """What is wrong with the images that cannot be decoded, by index."""
+
+    def check(index: int) -> UnreadableImage | None:
+        try:
+            probe(images.title(index), images.source.encoded(images.keys[index]))
+        except UnreadableImage as problem:
+            return problem
+
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+        return {i: problem for i, problem in enumerate(pool.map(check, range(len(images)))) if problem}
+
+
+def labelled_by(images: Images, classes: Sequence[str]) -> Images:
+    """The same images with targets that refer to `classes`, a model's for example.
+
+    A class may have no images here. Raises UsageError for classes that are not among `classes`, and where labels or
+    numbers that are asked for were never annotated here.
+    """
+    if images.classes == tuple(classes):
+        return images
+    place = {name: i for i, name in enumerate(classes)}
+    strange = [name for name in images.classes if name not in place]
+    if strange:
+        raise UsageError(f"{images.source.where}: the model does not know {some(strange)}; it knows {some(classes)}")
+    if images.task == "multiclass":
+        targets = np.array([place[name] for name in images.classes], dtype=np.int64)[images.targets]
+    else:
+        missing = [f"there is no '{name}'" for name in classes if name not in images.classes]
+        refuse(missing, f"{images.source.where} has not all that the model answers")
+        targets = images.targets[:, [images.classes.index(name) for name in classes]]
+    return replace(images, classes=tuple(classes), targets=targets)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _complain(bad: list[UnreadableImage], total: int) -> str:
+    shown = "; ".join(f"{problem.path}: {problem.reason}" for problem in bad[:10])
+    more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
+    return f"{len(bad)} of {total} images cannot be read (mend or remove them, or skip unreadable ones): {shown}{more}"

@@ -1,0 +1,77 @@
+"""How an image file is encoded: its format, whether that loses detail, and how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+
+from PIL import Image
+
+from paretune.data.images import inspect
+
+ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "WEBP": ".webp", "PPM": ".ppm"}
+_LOSSLESS = ("PNG", "BMP", "GIF", "PPM", "TIFF")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the header of an image file says.
+
+    Attributes:
+        format: Pillow's name, such as JPEG or PNG.
+        lossy: whether the pixels are other ones than those that were written.
+        quality: of a JPEG file, 1 to 100: where libjpeg's tables come closest to the ones in the file; else None.
+        size: (width, height) in pixels.
+    """
+
+    format: str
+    lossy: bool
+    quality: int | None
+    size: tuple[int, int]
+
+    @property
+    def ending(self) -> str:
+        """What such a file's name ends with."""
+        return ENDINGS.get(self.format, f".{self.format.lower()}")
+
+
+def encoding(name: str, data: bytes) -> Encoding:
+    """Read the header of the image file `data`. Raises UnreadableImage, which says `name`."""
+
+    def look(image: Image.Image) -> Encoding:
+        quality = jpeg_quality(image.quantization) if image.format in ("JPEG", "MPO") else None
+        kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG file with further pictures behind it
+        return Encoding(kind, _lossy(kind, image, data), quality, image.size)
+
+    return inspect(name, look, data)
+
+
+def lossiness(encodings: Iterable[Encoding]) -> str:
+    """ "lossy", "lossless", or "mixed"."""
+    kinds = {"lossy" if one.lossy else "lossless" for one in encodings}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def jpeg_quality(tables: dict[int, list[int]]) -> int:
+    """The quality, 1 to 100, at which libjpeg's luminance table comes closest to the file's, table 0."""
+
+    def distance(quality: int) -> int:
+        return sum(abs(a - b) for a, b in zip(tables[0], _table(quality), strict=True))
+
+    return min(range(100, 0, -1), key=distance)
+
+
+@cache
+def _table(quality: int) -> list[int]:
+    """What libjpeg writes at this quality."""
+    file = BytesIO()
+    Image.new("L", (8, 8)).save(file, "JPEG", quality=quality)
+    return Image.open(file).quantization[0]
+
+
+def _lossy(kind: str, image: Image.Image, data: bytes) -> bool:
+    if kind == "WEBP":
+        return b"VP8L" not in data[12:64]  # the chunk of lossless pixels comes first, or after a short header
+    return kind not in _LOSSLESS or image.info.get("compression") == "jpeg"

@@ -1,0 +1,160 @@
+"""Data sets of the Hugging Face `datasets` library: hf:NAME[:CONFIG], an id on the Hub or a local folder.
+
+A folder may be one that `save_to_disk` wrote, or anything that `load_dataset` takes: imagefolder, parquet, ... The
+image column is found by its type; the answer is a ClassLabel (multiclass), a sequence of them (multilabel), numbers
+(regression), or a column named label. Needs paretune[hf].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paretune.data.dataset import Images, Source, readable, some
+from paretune.data.images import UnreadableImage, file_bytes
+from paretune.data.parting import Parts, split_name
+from paretune.data.table import sorted_names
+from paretune.data.task import Task
+from paretune.errors import UsageError
+
+if TYPE_CHECKING:
+    import datasets
+
+_SAVED = ("dataset_dict.json", "state.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows(Source):
+    """The pictures of one split of a Hugging Face data set; a key is the row's number."""
+
+    place: str
+    split: str
+    table: datasets.Dataset
+
+    @property
+    def where(self) -> str:
+        return self.place
+
+    def name(self, key: int) -> str:
+        return f"{self.split}/{key:06}"
+
+    def size(self, key: int) -> int:
+        return len(self.encoded(key))
+
+    def encoded(self, key: int) -> bytes:
+        (image,) = self.table[key].values()
+        if image is None:
+            raise UnreadableImage(f"{self.where}/{self.name(key)}", "the row has no image")
+        return file_bytes(image["path"]) if image["bytes"] is None else image["bytes"]
+
+
+def hub_parts(place: str, skip_unreadable: bool = False) -> Parts:
+    """The splits of a Hugging Face data set; validation is val, and {"all": ...} what has no splits.
+
+    Raises UsageError where the library is missing, there is no such data set, or its columns do not say what is image
+    and what is answer.
+    """
+    tables = _load(place)
+    named = {split_name(name) or name: table for name, table in tables.items()}
+    if len(named) < len(tables):
+        raise UsageError(f"hf:{place} has the splits {some(list(tables))}: two of them mean the same")
+    return {split: partial(_read, place, table, split, skip_unreadable) for split, table in named.items()}
+
+
+def _load(place: str) -> dict[str, datasets.Dataset]:
+    datasets = _library()
+    name, colon, config = place.rpartition(":") if ":" in place else (place, "", "")
+    try:
+        if any((Path(name) / file).is_file() for file in _SAVED):
+            found = datasets.load_from_disk(name)
+        else:
+            found = datasets.load_dataset(name, config if colon else None)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as problem:
+        raise UsageError(f"hf:{place} cannot be read: {str(problem).splitlines()[0]}") from problem
+    return dict(found) if isinstance(found, dict) else {"all": found}
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError("hf: needs the library datasets: pip install 'paretune[hf]'") from error
+    return datasets
+
+
+def _read(place: str, table: datasets.Dataset, split: str, skip_unreadable: bool) -> Images:
+    image = _image_column(place, table)
+    column, task = _answer_column(place, table, image)
+    answers = table.select_columns([column])[:][column]
+    classes, targets = _targets(place, table.features[column], column, task, answers)
+    encoded = table.select_columns([image]).cast_column(image, _library().Image(decode=False))
+    source = Rows(f"hf:{place}", split, encoded)
+    return readable(Images(source, range(len(table)), targets, classes, task, split), skip_unreadable)
+
+
+def _image_column(place: str, table: datasets.Dataset) -> str:
+    found = [name for name, feature in table.features.items() if isinstance(feature, _library().Image)]
+    if len(found) != 1:
+        raise UsageError(f"hf:{place} needs one column of images; it has {some(found) or 'none'}")
+    return found[0]
+
+
+def _answer_column(place: str, table: datasets.Dataset, image: str) -> tuple[str, Task]:
+    """The column named label or labels, or the only one that can be the answer."""
+    tasks = {name: _task(name, feature) for name, feature in table.features.items() if name != image}
+    fits = {name: task for name, task in tasks.items() if task is not None}
+    chosen = [name for name in ("label", "labels") if name in fits] or list(fits)
+    if len(chosen) != 1:
+        raise UsageError(
+            f"hf:{place} needs one column of answers: a ClassLabel, a sequence of them, numbers, or a column label; "
+            f"it has {some(list(fits)) or 'none'}"
+        )
+    return chosen[0], fits[chosen[0]]
+
+
+def _task(name: str, feature: Any) -> Task | None:
+    """What a column of this type asks, if it asks anything."""
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, _library().ClassLabel):
+        return "multiclass"
+    if isinstance(inner, _library().ClassLabel):
+        return "multilabel"
+    if _is_float(feature) or _is_float(inner):
+        return "regression"
+    return "multiclass" if name == "label" and inner is None and _is_word(feature) else None
+
+
+def _is_float(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("float16", "float32", "float64")
+
+
+def _is_word(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string", "int8", "int16", "int32", "int64")
+
+
+def _targets(
+    place: str, feature: Any, column: str, task: Task, answers: Sequence
+) -> tuple[tuple[str, ...], np.ndarray]:
+    hidden = task == "multiclass" and -1 in answers  # how the Hub hides the answers of a test split
+    if hidden or any(answer is None for answer in answers):
+        raise UsageError(f"hf:{place}: column {column} has rows without an answer")
+    if task == "regression":
+        targets = np.asarray(answers, dtype=np.float32).reshape(len(answers), -1)
+        width = targets.shape[1]
+        return (column,) if width == 1 else tuple(f"{column}.{i}" for i in range(width)), targets
+    if task == "multilabel":
+        classes = tuple(feature.feature.names)
+        targets = np.zeros((len(answers), len(classes)), dtype=np.int64)
+        for row, answer in zip(targets, answers, strict=True):
+            row[list(answer)] = 1
+        return classes, targets
+    if isinstance(feature, _library().ClassLabel):
+        return tuple(feature.names), np.asarray(answers, dtype=np.int64)
+    classes = sorted_names({str(answer) for answer in answers})
+    place_of = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([place_of[str(answer)] for answer in answers], dtype=np.int64)

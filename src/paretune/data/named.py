@@ -1,0 +1,118 @@
+"""Well-known data sets below a folder, by name: cifar100:ROOT, svhn:ROOT, food101:ROOT, and the five of FGVC.
+
+The layouts are torchvision's: ROOT/cifar-100-python/, ROOT/train_32x32.mat and test_32x32.mat,
+ROOT/food-101/meta/train.json and images/CLASS/*.jpg. CIFAR-100 comes as a pickle: torchvision opens it only after its
+checksum was found right.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from paretune.data.dataset import Images, Source
+from paretune.data.fgvc import LAYOUTS, fgvc_parts
+from paretune.data.files import Files
+from paretune.data.parting import Parts
+from paretune.errors import UsageError
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels(Source):
+    """Pictures in memory, (n, H, W, 3) uint8; a key is a row. As a file each is a BMP: bytes are pixels."""
+
+    place: str
+    split: str
+    pixels: np.ndarray
+
+    @property
+    def where(self) -> str:
+        return self.place
+
+    def name(self, key: int) -> str:
+        return f"{self.split}/{key:06}"
+
+    def size(self, key: int) -> int:
+        return self.pixels[key].nbytes
+
+    def encoded(self, key: int) -> bytes:
+        file = BytesIO()
+        Image.fromarray(self.pixels[key]).save(file, "BMP")
+        return file.getvalue()
+
+
+def _cifar100(root: Path, download: bool = False) -> Parts:
+    from torchvision.datasets import CIFAR100
+
+    def read(split: str) -> Images:
+        found = _fetched(CIFAR100, "cifar100", root, download, train=split == "train")
+        return _in_memory(f"cifar100:{root}", split, found.data, found.targets, found.classes)
+
+    return {split: partial(read, split) for split in SPLITS}
+
+
+def _svhn(root: Path, download: bool = False) -> Parts:
+    from torchvision.datasets import SVHN
+
+    def read(split: str) -> Images:
+        found = _fetched(SVHN, "svhn", root, download, split=split)
+        return _in_memory(f"svhn:{root}", split, found.data.transpose(0, 2, 3, 1), found.labels, map(str, range(10)))
+
+    return {split: partial(read, split) for split in SPLITS}
+
+
+def _food101(root: Path, download: bool = False) -> Parts:
+    if download:
+        from torchvision.datasets import Food101
+
+        Food101(root, download=True)
+    folder = root / "food-101"
+
+    def read(split: str) -> Images:
+        lists = json.loads((folder / "meta" / f"{split}.json").read_text(encoding="utf-8"))
+        classes = tuple(sorted(lists))
+        pairs = [(f"images/{path}.jpg", label) for label, name in enumerate(classes) for path in lists[name]]
+        targets = np.array([label for _, label in pairs], dtype=np.int64)
+        return Images(Files(folder), tuple(path for path, _ in pairs), targets, classes, split=split)
+
+    if not (folder / "meta").is_dir():
+        raise UsageError(f"{root} does not hold food101: expected {folder}/meta; it can be downloaded")
+    return {split: partial(read, split) for split in SPLITS}
+
+
+def _fetched(kind: Callable, name: str, root: Path, download: bool, **which: Any) -> Any:
+    """torchvision's data set. Raises UsageError where its files are not there, or other ones than they should be."""
+    try:
+        return kind(root, download=download, **which)
+    except RuntimeError as problem:
+        raise UsageError(f"{root} does not hold {name} as torchvision has it, whole; it can be downloaded") from problem
+
+
+def _in_memory(place: str, split: str, pixels: np.ndarray, targets: Any, classes: Any) -> Images:
+    source = Pixels(place, split, pixels)
+    return Images(source, range(len(pixels)), np.asarray(targets, dtype=np.int64), tuple(classes), split=split)
+
+
+NAMED: dict[str, Callable[[Path, bool], Parts]] = {
+    "cifar100": _cifar100,
+    "svhn": _svhn,
+    "food101": _food101,
+    **{name: partial(fgvc_parts, name) for name in LAYOUTS},
+}
+SIZES = {
+    "cifar100": {"train": 50000, "test": 10000},
+    "svhn": {"train": 73257, "test": 26032},
+    "food101": {"train": 75750, "test": 25250},
+    **{name: layout.sizes for name, layout in LAYOUTS.items()},
+}
+"""How many images each split has, as published."""

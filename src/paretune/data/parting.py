@@ -1,0 +1,85 @@
+"""Training and validation images where the data come unparted, and few images a class out of many.
+
+What is drawn depends on the seed, the class and the order of its images alone, so it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paretune.data.dataset import Images, some
+from paretune.errors import UsageError
+
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""The three splits, and the names that they go by in data sets."""
+
+Parts = dict[str, Callable[[], Images]]
+"""What a reader finds at a place: split by split how to read it. "all" is data without splits."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Images to train on, to choose by, and to look at once; `test` is None where there are none."""
+
+    train: Images
+    val: Images
+    test: Images | None = None
+
+
+def split_name(name: str) -> str | None:
+    """ "train", "val" or "test" for any of their names; None for other words."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+def split_off(whole: Images, val_share: float, seed: int) -> tuple[Images, Images]:
+    """Train and val: `val_share` of each class, at least one image in each part.
+
+    Images with several labels, or with numbers, are drawn from all together. Raises UsageError for a class of one.
+    """
+    if not 0 < val_share < 1:
+        raise UsageError(f"val_share={val_share}: the share of images to validate on must lie between 0 and 1")
+    val = {i for name, rows in _groups(whole).items() for i in _drawn(whole, name, rows, val_share, seed)}
+    rule = {"val_share": val_share, "seed": seed}
+    parts = {
+        "train": [i for i in range(len(whole)) if i not in val],
+        "val": [i for i in range(len(whole)) if i in val],
+    }
+    return tuple(replace(whole.part(rows, name), split_rule=rule) for name, rows in parts.items())
+
+
+def few(images: Images, shots: int, seed: int) -> Images:
+    """`shots` images of each class. Of one seed, 2 shots are among the 4, and these among the 8.
+
+    Raises UsageError for anything but one class an image, and for classes that have fewer images.
+    """
+    if images.task != "multiclass":
+        raise UsageError(f"shots={shots} images a class need one class an image; these are {images.task}")
+    groups = _groups(images)
+    small = [name for name in images.classes if len(groups[name]) < shots]
+    if small or shots < 1:
+        raise UsageError(f"shots={shots}: must be at least 1, and no more than the images of {some(small or groups)}")
+    orders = {name: random.Random(f"{seed}/{name}/shots").sample(rows, len(rows)) for name, rows in groups.items()}
+    rows = sorted(i for order in orders.values() for i in order[:shots])
+    rule = {**(images.split_rule or {}), "shots": shots, "seed": seed}
+    return replace(images.part(rows, images.split), split_rule=rule)
+
+
+def _groups(images: Images) -> dict[str, list[int]]:
+    """The rows of each class, or all of them as one group where an image has not one class."""
+    if images.task != "multiclass":
+        return {"": list(range(len(images)))}
+    return {name: np.flatnonzero(images.targets == label).tolist() for label, name in enumerate(images.classes)}
+
+
+def _drawn(whole: Images, name: str, rows: list[int], val_share: float, seed: int) -> list[int]:
+    if not rows:
+        return []
+    if len(rows) < 2:
+        what = f"class '{name}' in {whole.source.where}" if name else whole.source.where
+        raise UsageError(f"{what} has one image only: it needs two to be split in train and val")
+    count = min(max(1, round(val_share * len(rows))), len(rows) - 1)
+    return random.Random(f"{seed}/{name}").sample(rows, count)

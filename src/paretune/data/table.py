@@ -1,0 +1,145 @@
+"""Images and their answers in a CSV file with a header row.
+
+path,label                one class an image                                       multiclass
+path,labels               names with ; between them, none is allowed               multilabel
+path,sky,tree,...         0 or 1 in a column per label                             multilabel
+path,age,height,...       numbers                                                  regression
+
+Paths start at the CSV's folder. A column `split` with train, val or test is optional. A table that can be read in more
+than one way is refused until the task is said.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from paretune.data.dataset import Images, readable, some
+from paretune.data.files import Files, missing_files
+from paretune.data.parting import Parts, split_name
+from paretune.data.task import Task
+from paretune.errors import UsageError, refuse
+
+Rows = list[dict[str, str]]
+
+
+def table_parts(path: Path, task: Task | None = None, skip_unreadable: bool = False) -> Parts:
+    """The splits of a CSV file; {"all": ...} where it has no column `split`.
+
+    Raises UsageError for a file without rows or without the columns that the task needs, for answers that are empty or
+    of the wrong kind, for missing files (all are named), and when a split is read, for unreadable images.
+    """
+    rows = _rows(path)
+    answers = [name for name in rows[0] if name not in ("path", "split")]
+    task = task or _guessed(path, rows, answers)
+    classes, targets = _READERS[task](path, rows, answers)
+    keys = tuple(row["path"] for row in rows)
+    refuse([f"no file {some(gone)}"] if (gone := missing_files(path.parent, list(keys))) else [], str(path))
+    whole = Images(Files(path.parent), keys, targets, classes, task)
+    return {split: partial(_part, whole, here, split, skip_unreadable) for split, here in _splits(path, rows).items()}
+
+
+def _part(whole: Images, rows: list[int], split: str, skip_unreadable: bool) -> Images:
+    return readable(whole.part(rows, split), skip_unreadable)
+
+
+def _rows(path: Path) -> Rows:
+    """The rows as {column: value}, stripped. Raises UsageError that names the line where something is wrong."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+        try:
+            rows = list(reader)
+        except (csv.Error, UnicodeDecodeError) as problem:
+            raise UsageError(f"{path}, line {reader.line_num + 1}: {problem}") from None
+        columns = [name.strip() for name in reader.fieldnames or []]
+    if "path" not in columns or not rows:
+        raise UsageError(f"{path} needs a header row with the column path, and rows; it has {some(columns) or 'none'}")
+    if len(set(columns)) < len(columns):
+        raise UsageError(f"{path} has two columns of one name: {some(columns)}")
+    crooked = [i + 2 for i, row in enumerate(rows) if None in row or None in row.values()]
+    if crooked:
+        raise UsageError(f"{path}, row {some(map(str, crooked))}: not as many values as the header has columns")
+    return [dict(zip(columns, (value.strip() for value in row.values()), strict=True)) for row in rows]
+
+
+def _splits(path: Path, rows: Rows) -> dict[str, list[int]]:
+    if "split" not in rows[0]:
+        return {"all": list(range(len(rows)))}
+    strange = sorted({row["split"] for row in rows if split_name(row["split"]) is None})
+    refuse([f"'{name}'" for name in strange], f"{path}: the column split must say train, val or test")
+    found = {split: [i for i, row in enumerate(rows) if split_name(row["split"]) == split] for split in
+             ("train", "val", "test")}  # fmt: skip
+    return {split: here for split, here in found.items() if here}
+
+
+def _guessed(path: Path, rows: Rows, answers: list[str]) -> Task:
+    """The only task that the columns can mean. Raises UsageError where it is none or one of several."""
+    if answers == ["label"] and not all(_is_fraction(row["label"]) for row in rows):
+        return "multiclass"
+    if answers == ["labels"]:
+        return "multilabel"
+    values = {row[name] for row in rows for name in answers}
+    if answers and "label" not in answers and "labels" not in answers:
+        if values <= {"0", "1"} and len(answers) > 1:
+            return "multilabel"
+        if values - {"0", "1"} and all(map(_is_number, values)):
+            return "regression"
+    raise UsageError(
+        f"{path} has the columns {some(['path', *answers])}, which do not say what is asked: give the task, multiclass "
+        "(column label), multilabel (column labels, or 0 and 1 in a column per label) or regression (numbers)"
+    )
+
+
+def _multiclass(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    if "label" not in answers:
+        raise UsageError(f"{path}: multiclass needs a column label; there are {some(answers)}")
+    _complete(path, rows, ["label"])
+    classes = sorted_names({row["label"] for row in rows})
+    place = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([place[row["label"]] for row in rows], dtype=np.int64)
+
+
+def _multilabel(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    if "labels" not in answers:
+        _complete(path, rows, answers, lambda value: value in ("0", "1"), "0 or 1")
+        return tuple(answers), np.array([[int(row[name]) for name in answers] for row in rows], dtype=np.int64)
+    sets = [{name.strip() for name in row["labels"].split(";")} - {""} for row in rows]
+    classes = sorted_names(set().union(*sets))
+    refuse([] if classes else ["no row names a label"], str(path))
+    return classes, np.array([[int(name in own) for name in classes] for own in sets], dtype=np.int64)
+
+
+def _regression(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    _complete(path, rows, answers, _is_number, "a number")
+    return tuple(answers), np.array([[float(row[name]) for name in answers] for row in rows], dtype=np.float32)
+
+
+def sorted_names(names: set[str]) -> tuple[str, ...]:
+    """Class names in order: by value if all are whole numbers, so that 10 comes after 9, else by alphabet."""
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+
+
+def _complete(path: Path, rows: Rows, answers: list[str], good=bool, what: str = "a value") -> None:
+    """Raise UsageError unless there are columns and every value in them is `good`."""
+    refuse([] if answers else ["no column but path"], str(path))
+    bad = [f"row {i + 2}: {name} is '{row[name]}'" for i, row in enumerate(rows) for name in answers
+           if not good(row[name])]  # fmt: skip
+    refuse(bad[:10], f"{path}: every row needs {what} in {some(answers)}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _is_fraction(text: str) -> bool:
+    return _is_number(text) and not text.lstrip("+-").isdecimal()
+
+
+_READERS = {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}
