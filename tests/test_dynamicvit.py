@@ -14,8 +14,9 @@ from paretune.core import anatomy
 from paretune.core.method import Shape
 from paretune.core.reduction import Mask, Merge
 from paretune.reducers import dynamicvit
-from paretune.reducers.dynamicvit import Predictor, alive_after, drawn, kept, logits_loss, ratio_loss, tokens_loss
+from paretune.reducers.dynamicvit import Predictor, alive_after, drawn, kept, ratio_loss, tokens_loss
 from paretune.train.objective import Objective
+from paretune.train.tasks import categorical
 
 SHAPE = Shape(depth=12, width=24, head_width=12, grid=(6, 6), prefix=1)
 
@@ -244,8 +245,8 @@ def test_the_distillation_losses_are_counting_by_hand():
     student, teacher = random(3, 4), random(3, 4, seed=1)
     p, q = student.softmax(-1), teacher.softmax(-1)
     by_hand = sum((q[b, c] * math.log(q[b, c] / p[b, c])).item() for b in range(3) for c in range(4)) / 3
-    assert logits_loss(student, teacher).item() == pytest.approx(by_hand)
-    assert logits_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
+    assert categorical(student, teacher).item() == pytest.approx(by_hand)
+    assert categorical(teacher, teacher).item() == pytest.approx(0, abs=1e-12)
 
     x, y, alive = random(2, 3, 5), random(2, 3, 5, seed=1), torch.tensor([[1.0, 0, 1], [0, 1, 0]])
     squares = [(x[b, i, c] - y[b, i, c]).item() ** 2 for b, i in ((0, 0), (0, 2), (1, 1)) for c in range(5)]
@@ -270,7 +271,7 @@ def test_the_losses_of_a_step_are_the_weighted_formulas_over_its_two_forwards():
     expected = {
         "loss": F.cross_entropy(run.logits, torch.arange(3)),
         "ratio": 3.0 * ratio_loss(alive, 0.6),
-        "distill_logits": 0.25 * logits_loss(run.logits, teacher.logits),
+        "distill_logits": 0.25 * categorical(run.logits, teacher.logits),
         "distill_tokens": 0.125 * tokens_loss(run.features[:, 1:], teacher.features[:, 1:], alive[-1]),
     }
     assert list(losses) == list(expected)
@@ -281,7 +282,7 @@ def test_the_losses_of_a_step_are_the_weighted_formulas_over_its_two_forwards():
 
 def test_the_teacher_is_the_model_with_all_its_tokens_in_evaluation_and_without_a_gradient():
     model, seen = build(pt.DynamicViT(), adapters=[pt.LoRA(rank=2, dropout=0.5)]), []
-    model.reducer.losses = lambda run, teacher: seen.append(teacher) or {}
+    model.reducer.losses = lambda run, teacher, divergence: seen.append(teacher) or {}
     objective(model, pictures())
     (teacher,) = seen
     assert not teacher.logits.requires_grad
@@ -332,7 +333,7 @@ def test_the_ratio_loss_alone_drives_the_share_of_patches_to_its_targets():
     shares, images = [], pictures(count=8)
     for _ in range(120):
         run = model.train().run(images)
-        sum(model.reducer.losses(run, None).values()).backward()
+        sum(model.reducer.losses(run, None, categorical).values()).backward()
         optimizer.step()
         optimizer.zero_grad()
         shares.append(alive_after(run.tokens).detach().mean((1, 2)))

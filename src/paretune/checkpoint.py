@@ -1,9 +1,9 @@
 """Save and load what is trained: `adapter_model.safetensors` and `adapter_config.json`, as HF PEFT names them.
 
-The first file holds exactly the tensors with `requires_grad`, weights of few bits as packed codes; the second what they
-belong to. A backbone that has no name to fetch it by (random weights, a local file, a ready-made module) is laid beside
-them as `backbone.safetensors`, so the folder alone suffices. Nothing is ever unpickled, and no path or option read from
-a folder is followed to another file.
+The first file holds exactly the tensors with `requires_grad`, weights of few bits as packed codes, and the units of a
+regression's head, which training measures; the second what they belong to. A backbone that has no name to fetch it by
+(random weights, a local file, a ready-made module) is laid beside them as `backbone.safetensors`, so the folder alone
+suffices. Nothing is ever unpickled, and no path or option read from a folder is followed to another file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from paretune.backbone import Backbone, create, reason
 from paretune.config import to_json
 from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
+from paretune.core.units import units_of
 from paretune.errors import UsageError
 from paretune.methods import methods
 from paretune.plan import assemble
@@ -87,13 +88,16 @@ class Staged:
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors that train and all others, by name, detached, on the CPU; what several names share, by the first."""
+    """The tensors that training sets and all others, by name, detached, on the CPU; what several names share, by the
+    first."""
     tensors = model.state_dict(keep_vars=True)
+    measured = {id(tensor) for units in units_of(model) for tensor in units.buffers()}
     first = {id(tensor): name for name, tensor in reversed(tensors.items())}
     trained, frozen = {}, {}
     for name, tensor in tensors.items():
         if first[id(tensor)] == name:
-            (trained if tensor.requires_grad else frozen)[name] = tensor.detach().cpu().contiguous()
+            part = trained if tensor.requires_grad or id(tensor) in measured else frozen
+            part[name] = tensor.detach().cpu().contiguous()
     return trained, frozen
 
 
@@ -126,6 +130,7 @@ def described(model: Adapted) -> dict:
         "adapters": [to_json(adapter) for adapter in spec.adapters],
         "reducer": None if spec.reducer is None else to_json(spec.reducer),
         "classes": model.classes,
+        "task": model.task,
         "preprocessing": model.preprocessing,
         "versions": {"paretune": __version__, "torch": torch.__version__, "timm": timm.__version__,
                      "python": platform.python_version()},
@@ -144,6 +149,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         origin = origin_of(config["backbone"])
         adapters, reducer = methods(config["adapters"], config["reducer"])
         classes, expected, layouts = config["classes"], str(config["fingerprint"]), dict(config["packed"])
+        task = config.get("task", "multiclass")  # folders of before there were others do not say
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     except UsageError:
         raise  # a sentence already
@@ -154,7 +160,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     anatomy.check(module)
     if origin.peft is not None and guests.describe(module) is None:
         guests.inject(module, origin.peft)
-    model = assemble(module, origin, adapters, reducer, classes)
+    model = assemble(module, origin, adapters, reducer, classes, task)
     model.preprocessing = preprocessing
     fill_trained(model, read_tensors(folder / TENSORS), layouts, folder)
     if backbone is None and origin.source != "pretrained":

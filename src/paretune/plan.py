@@ -14,8 +14,11 @@ from paretune.backbone import Backbone, create, describe
 from paretune.config import choice_problems, type_problems
 from paretune.core import anatomy, guests
 from paretune.core.body import Body
+from paretune.core.leaf import Leafed
 from paretune.core.method import Shape
 from paretune.core.model import Adapted
+from paretune.core.units import Units
+from paretune.data.task import Task, known_task
 from paretune.errors import UsageError, refuse, unknown
 from paretune.reducers import FPET, DynamicViT, EViT, ToMe
 
@@ -44,6 +47,9 @@ class Schedule:
     """label smoothing of the cross-entropy"""
     augment: Literal["none", "flip", "crop"] = "none"
     """training images: resized only, flipped too, or random crops flipped"""
+    class_weights: Literal["none", "auto"] = "none"
+    """auto weighs rare classes or labels up: a class by images / (classes * its images), the positives of a label by
+    negatives / positives, from 0.01 to 100"""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,20 @@ _ALL = (
         "AdaptFormer of width 8 + DynamicViT keep 0.7 in blocks 3, 6, 9 of 12 (Sparse-Tuning, Table IV)",
         (AdaptFormer(width=8, bias=True),),
         DynamicViT(keep=0.7),
+    ),
+    Recipe(
+        "evit-adaptformer",
+        "AdaptFormer of width 8 + EViT keep 0.7 in blocks 3, 6, 9 of 12 (Sparse-Tuning, Table IV)",
+        (AdaptFormer(width=8),),
+        EViT(keep=0.7),
+        _DROP_PATH,
+    ),
+    Recipe(
+        "tome-lora",
+        "LoRA rank 8 on q and v + ToMe, a twentieth of the patches in every block (FPET, Table 1: 8 of 196)",
+        (LoRA(rank=8),),
+        ToMe(r=0.05),
+        _DROP_PATH,
     ),
     Recipe("fpet-lora", "LoRA rank 8 on q and v + FPET in block 6 of 12", (LoRA(rank=8),), FPET(), _DROP_PATH),
     Recipe(
@@ -170,6 +190,7 @@ def adapt(
     classes: int | Sequence[str] | None = None,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
+    task: Task = "multiclass",
     **options: Any,
 ) -> Adapted:
     """A frozen backbone with adapters, a token reducer and a head.
@@ -178,6 +199,8 @@ def adapt(
         hold HF PEFT modules, which then train
     adapters: settings such as `LoRA(rank=8)`, any number; reducer: settings such as `FPET(block=6)` or None
     classes: number or names of outputs for a new head, or None to keep the backbone's own head, frozen
+    task: whether the outputs are classes of which one is right, labels of which any may be ("multilabel"), or target
+        numbers ("regression")
     pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local weights file
 
     Raises UsageError, all problems at once, if the parts do not fit.
@@ -195,14 +218,19 @@ def adapt(
         origin = describe(module)
     if not isinstance(adapters, (list, tuple)):
         raise UsageError(f"adapters={adapters!r}: give a list, such as [LoRA(rank=8)] or []")
-    return assemble(module, origin, tuple(adapters), reducer, classes)
+    return assemble(module, origin, tuple(adapters), reducer, classes, task)
 
 
 def assemble(
-    module: nn.Module, origin: Backbone, adapters: tuple[Any, ...], reducer: Any, classes: int | Sequence[str] | None
+    module: nn.Module,
+    origin: Backbone,
+    adapters: tuple[Any, ...],
+    reducer: Any,
+    classes: int | Sequence[str] | None,
+    task: Task = "multiclass",
 ) -> Adapted:
     """Put adapters, reducer and head on a backbone that is ready."""
-    names = class_names(classes)
+    names = class_names(classes, task)
     shape = anatomy.shape(module)
     check_methods(adapters, reducer, shape)
     if reducer is not None:
@@ -213,7 +241,7 @@ def assemble(
     for tensor in guest_tensors:
         tensor.requires_grad_(True)
     spec = Spec(origin, adapters, reducer)
-    model = Adapted(module, None if reducer is None else reducer.build(shape), names, spec)
+    model = Adapted(module, None if reducer is None else reducer.build(shape), names, spec, task)
     body = Body(module, model.branches)
     for adapter in adapters:
         adapter.attach(body)
@@ -221,6 +249,8 @@ def assemble(
         module.reset_classifier(len(names))
         for head in anatomy.classifiers(module):
             head.requires_grad_(True)
+        if task == "regression":
+            anatomy.wrap_classifiers(module, lambda head: Leafed(head, Units(len(names))))
     return model.to(next(module.parameters()).device)
 
 
@@ -240,13 +270,20 @@ def _is_a(method: Any, what: str) -> bool:
     return is_dataclass(method) and not isinstance(method, type) and hasattr(method, what)
 
 
-def class_names(classes: int | Sequence[str] | None) -> list[str] | None:
-    """Names of the outputs; a number n gives "0" ... "n-1". Raises UsageError for fewer than two or repeated names."""
+def class_names(classes: int | Sequence[str] | None, task: Task = "multiclass") -> list[str] | None:
+    """Names of the outputs; a number n gives "0" ... "n-1".
+
+    Raises UsageError for an unknown task, repeated names, and fewer than two classes, one label or one number.
+    """
     if classes is None:
+        if known_task(task) != "multiclass":
+            raise UsageError(f"task='{task}' needs a new head: say by `classes` what its outputs are called")
         return None
     if not isinstance(classes, (int, list, tuple)):
         raise UsageError(f"classes={classes!r}: give a number, a list of names, or None for the backbone's own head")
     names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
-    if len(names) < 2 or len(set(names)) < len(names):
+    if (known_task(task) == "multiclass" and len(names) < 2) or len(set(names)) < len(names):
         raise UsageError(f"classes={classes!r}: a head needs at least two different classes")
+    if not names:
+        raise UsageError(f"classes={classes!r}: a head for the task '{task}' needs at least one output")
     return names

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, table
+from paretune.errors import UsageError
 
 
 def evaluate(
@@ -18,29 +20,70 @@ def evaluate(
     workers: options.Workers = 0,
     device: options.Device = "auto",
     skip_unreadable: options.SkipUnreadable = False,
+    confusion: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw which classes are taken for which: .png, .svg or .pdf.")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=0, help="Name so many of the most frequent wrong answers.")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Accuracy of a trained model on a folder of images.
+    """Scores of a trained model on labelled images, over all and for every class, label or number.
 
-    Where training split the folder itself, val and train mean the same images as then.
+    Where training split the data itself, val and train mean the same images as then.
     """
     from paretune.checkpoint import load
     from paretune.data.transforms import evaluation
     from paretune.train.evaluate import evaluate, known_split
+    from paretune.train.metrics import most_confused
+    from paretune.train.tasks import kind_of
 
     model = load(out)
-    images = known_split(out, data, split, model.classes, skip_unreadable).through(evaluation(model.preprocessing))
-    metrics = evaluate(model, images, batch_size, device, workers)
-    answer({"split": split, **metrics.to_dict()}, as_json, lambda: _say(metrics, split))
+    _check(model.task, confusion, worst)
+    images = known_split(out, data, split, model.classes, skip_unreadable, model.task)
+    metrics = evaluate(model, images.through(evaluation(model.preprocessing)), batch_size, device, workers)
+    if confusion is not None:
+        _draw(metrics, split, confusion)
+    pairs = most_confused(metrics.confusion, model.classes, worst) if worst else []
+    value = {"split": split, "task": model.task, **metrics.to_dict()}
+    if worst:
+        value["worst"] = [{"class": true, "answer": said, "images": n} for true, said, n in pairs]
+    if confusion is not None:
+        value["confusion_picture"] = str(confusion)
+    answer(value, as_json, lambda: _say(metrics, split, kind_of(model).outputs[0], pairs, confusion))
 
 
-def _say(metrics, split: str) -> None:
-    rows = [
-        (name, f"{row['images']:,}", "-" if row["accuracy"] is None else f"{row['accuracy']:.2%}")
-        for name, row in metrics.per_class.items()
-    ]
-    table(f"{split}, per class", ("class", "images", "accuracy"), rows)
+def _check(task: str, confusion: Path | None, worst: int) -> None:
+    """Refuse what cannot be, before anything is computed."""
+    if task != "multiclass" and (confusion is not None or worst):
+        raise UsageError(
+            f"the model's task is {task}, where no class is taken for another: leave out --confusion and --worst"
+        )
+    if confusion is not None:
+        from paretune.measure.figure import check_plot
+
+        check_plot(confusion)
+
+
+def _draw(metrics, split: str, path: Path) -> None:
+    from paretune.show.confusion import draw_confusion
+    from paretune.train.metrics import told
+
+    title = f"{split}: {told('accuracy', metrics.accuracy)}, {metrics.images:,} images"
+    draw_confusion(metrics.confusion, list(metrics.per_class), title, path)
+
+
+def _say(metrics, split: str, output: str, pairs: list[tuple[str, str, int]], picture: Path | None) -> None:
+    from paretune.train.metrics import figure, told, word
+
+    names = list(next(iter(metrics.per_class.values())))
+    rows = [(name, *(figure(key, row[key]) for key in names)) for name, row in metrics.per_class.items()]
+    table(f"{split}, per {output}", (output, *map(word, names)), rows)
+    if pairs:
+        wrong = [(true, said, f"{n:,}") for true, said, n in pairs]
+        table("most frequent wrong answers", ("class", "answer", "images"), wrong, words=2)
+    first, *others = (told(name, value) for name, value in metrics.scores.items())
     typer.echo(
-        f"{split} accuracy {metrics.accuracy:.2%}, loss {metrics.loss:.4f}, {metrics.images:,} images, "
-        f"{metrics.images_per_second:.0f} images/s"
+        f"{split} {first}, loss {metrics.loss:.4f}, {metrics.images:,} images, {metrics.images_per_second:.0f} images/s"
     )
+    typer.echo(f"{split} {', '.join(others)}")
+    if picture is not None:
+        typer.echo(f"saved in {picture}")

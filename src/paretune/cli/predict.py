@@ -14,23 +14,43 @@ from paretune.cli.output import answer
 def predict(
     out: options.Saved,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes per image.")] = 5,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many classes per image, 5 by default; of labels, by default all above 50 %."),
+    ] = None,
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """The most likely classes of each image."""
+    """The most likely classes of each image; its labels, or its numbers, if the model was trained for these."""
     from paretune.checkpoint import load
     from paretune.train.predict import predict
 
-    found = predict(load(out), images, top, batch_size, device)
-    answer({"predictions": [_entry(path, best) for path, best in found]}, as_json, lambda: _say(found))
+    model = load(out)
+    found = predict(model, images, top, batch_size, device)
+    entry, say = _ANSWERS[model.task]
+    value = {"predictions": [{"path": path, **entry(best)} for path, best in found]}
+    answer(value, as_json, lambda: [typer.echo(f"{path}: {say(best)}") for path, best in found])
 
 
-def _entry(path: str, best: list[tuple[str, float]]) -> dict:
-    return {"path": path, "classes": [{"class": name, "probability": p} for name, p in best]}
+def _classes(best: list[tuple[str, float]]) -> dict:
+    return {"classes": [{"class": name, "probability": p} for name, p in best]}
 
 
-def _say(found: list) -> None:
-    for path, best in found:
-        typer.echo(f"{path}: " + ", ".join(f"{name} {p:.1%}" for name, p in best))
+def _labels(best: list[tuple[str, float]]) -> dict:
+    return {"labels": [{"label": name, "probability": p} for name, p in best]}
+
+
+def _numbers(values: list[tuple[str, float]]) -> dict:
+    return {"numbers": dict(values)}
+
+
+def _shares(best: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {p:.1%}" for name, p in best) or "no label above 50 %"
+
+
+def _units(values: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values)
+
+
+_ANSWERS = {"multiclass": (_classes, _shares), "multilabel": (_labels, _shares), "regression": (_numbers, _units)}

@@ -30,6 +30,12 @@ def train(
         typer.Option(min=0, help="Epochs of rising learning rate; by default the recipe's share of --epochs."),
     ] = None,
     augment: Annotated[str | None, typer.Option(help="none, flip, or crop (random crop and flip).")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="multiclass, multilabel or regression; what the data say by default.")
+    ] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help="auto weighs rare classes and labels up; none by default.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of initial values, data order, dropout and the split.")] = 0,
     val_share: Annotated[float, typer.Option(help="Share to validate on where the folder has no val/.")] = 0.2,
     workers: options.Workers = _LOADERS,
@@ -42,6 +48,7 @@ def train(
     pretrained: options.Pretrained = True,
     checkpoint: options.Checkpoint = None,
     skip_unreadable: options.SkipUnreadable = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a named set, such as cifar100:ROOT.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that OUT holds.")] = False,
     as_json: options.AsJson = False,
@@ -54,15 +61,21 @@ def train(
     from accelerate import PartialState
 
     from paretune.cli.build import build, chosen_recipe
-    from paretune.data.folder import read_folder
+    from paretune.data.opening import open_splits
+    from paretune.data.task import known_task
     from paretune.data.transforms import evaluation, framing, training
     from paretune.train.fit import fit
 
     wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
-    chosen = chosen_recipe(recipe, set_, {**wanted, "warmup_epochs": warmup_epochs})
-    train_set, val_set = read_folder(data, val_share=val_share, seed=seed, skip_unreadable=skip_unreadable)
+    wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights}
+    chosen = chosen_recipe(recipe, set_, wanted)
+    images = open_splits(
+        data, task=task and known_task(task), seed=seed, val_share=val_share, skip_unreadable=skip_unreadable,
+        download=download, test=False,
+    )  # fmt: skip
+    train_set, val_set = images.train, images.val
     _tell_skipped([*train_set.skipped, *val_set.skipped])
-    adapted = build(model, chosen, list(train_set.classes), image_size, pretrained, checkpoint, seed)
+    adapted = build(model, chosen, list(train_set.classes), image_size, pretrained, checkpoint, seed, train_set.task)
     adapted.preprocessing = framing(adapted.preprocessing, chosen.schedule.augment)
     train_set = train_set.through(training(adapted.preprocessing, chosen.schedule.augment))
     val_set = val_set.through(evaluation(adapted.preprocessing))
@@ -94,7 +107,7 @@ def _summary(result) -> dict:
     return {
         "out": str(result.out),
         "best_epoch": result.best_epoch,
-        "val_accuracy": result.accuracy,
+        f"val_{result.metric}": result.score,
         "val_loss": result.loss,
         "seconds": result.seconds,
         "history": result.history,
@@ -102,7 +115,9 @@ def _summary(result) -> dict:
 
 
 def _say(result) -> None:
+    from paretune.train.metrics import told
+
     typer.echo(
-        f"best epoch {result.best_epoch} of {len(result.history)}: validation accuracy {result.accuracy:.2%}, "
+        f"best epoch {result.best_epoch} of {len(result.history)}: validation {told(result.metric, result.score)}, "
         f"loss {result.loss:.4f}, after {result.seconds:.1f} s\nsaved in {result.out}"
     )

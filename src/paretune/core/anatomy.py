@@ -255,6 +255,14 @@ def classifiers(model: nn.Module) -> list[nn.Module]:
     return list(heads) if isinstance(heads, tuple) else [heads]
 
 
+def wrap_classifiers(model: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    """Put `wrap(head)` in the place of every head."""
+    heads = {id(head) for head in classifiers(model)}
+    for name, child in list(model.named_children()):
+        if id(child) in heads:
+            setattr(model, name, wrap(child))
+
+
 def shape(model: nn.Module) -> Shape:
     """The numbers that methods are built for."""
     return Shape(

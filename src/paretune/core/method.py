@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from paretune.core.reduction import Reduction
 from paretune.core.tokens import Tokens
 
 Site = Literal["attn", "mlp"]
+Divergence = Callable[[Tensor, Tensor], Tensor]  # logits of student and teacher (B, classes) -> scalar
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A forward with its evidence: logits (B, classes), the tokens after the last block, and their features
-    (B, N, D) after the final norm."""
+    """A forward with its evidence: logits (B, classes) or a regression's numbers, the tokens after the last block, and
+    their features (B, N, D) after the final norm."""
 
     logits: Tensor
     tokens: Tokens
@@ -83,10 +85,11 @@ class Reducer(nn.Module, ABC):
     def forward(self, block: int, look: Look, tokens: Tokens) -> Reduction | None:
         """The reduction of the patches of `tokens` between attention and MLP of this block; None = leave them all."""
 
-    def losses(self, run: Run, teacher: Run | None) -> dict[str, Tensor]:
-        """What training adds to the cross-entropy: scalars by name, weights included; none, unless a method says so.
+    def losses(self, run: Run, teacher: Run | None, divergence: Divergence) -> dict[str, Tensor]:
+        """What training adds to the task's loss: scalars by name, weights included; none, unless a method says so.
 
         run: a forward in training mode. teacher: the same images through the same model with all its tokens, in
         evaluation mode and without a gradient, where the method `needs_teacher`; else None.
+        divergence: how far logits are from others by the task, whose outputs a method does not know how to read.
         """
         return {}

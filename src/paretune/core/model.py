@@ -18,20 +18,29 @@ class Adapted(nn.Module):
     """A frozen backbone x small trained adapters x a token reducer. Made by `paretune.adapt`, not by hand.
 
     classes: names of the outputs, or None where the backbone's own head was kept
+    task: what the outputs are: "multiclass" and "multilabel" logits, "regression" numbers in the targets' own units
     preprocessing: how images become tensors; spec: what the model is made of, None once it is merged
     """
 
-    def __init__(self, backbone: nn.Module, reducer: Reducer | None, classes: list[str] | None, spec: Any):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        reducer: Reducer | None,
+        classes: list[str] | None,
+        spec: Any,
+        task: str = "multiclass",
+    ):
         super().__init__()
         self.backbone = backbone
         self.branches = nn.ModuleList()
         self.reducer = reducer
         self.classes = classes
+        self.task = task
         self.preprocessing = anatomy.preprocessing(backbone)
         self.spec = spec
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) -> logits (B, classes)."""
+        """Images (B, 3, H, W) -> outputs (B, classes): logits, or the numbers of a regression."""
         return self.run(images).logits
 
     def run(self, images: Tensor, reduced: bool = True) -> Run:

@@ -15,10 +15,10 @@ alive would go, the patch most likely to stay stays. How many stay differs from 
 Evaluation keeps the best floor(keep^s M) of the image's M patches at the s-th predictor, at least one, in raster order,
 and drops the others. Prefix tokens are never candidates.
 
-What training minimises beside the cross-entropy (section 3.4), with the authors' weights:
+What training minimises beside the task's loss (section 3.4), with the authors' weights:
 
     ratio            2    mean_s mean_b (mean_i h_s - keep^s)^2           i over all M patches of image b
-    distill_logits   0.5  KL(teacher || student)                          mean over images
+    distill_logits   0.5  KL(teacher || student)                          mean over images; what the task takes for it
     distill_tokens   0.5  mean of (student - teacher)^2                   over the patches kept, after the last norm
 
 The authors' teacher is a second, trained and frozen model. Here it is this model itself with all its tokens: the
@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretune.core.attention import Look
-from paretune.core.method import Reducer, Run, Shape
+from paretune.core.method import Divergence, Reducer, Run, Shape
 from paretune.core.reduction import Mask, Merge, full_precision, widened
 from paretune.core.tokens import Tokens
 
@@ -125,12 +125,12 @@ class DynamicViTReducer(Reducer):
     def forward(self, block: int, look: Look, tokens: Tokens) -> None:
         return None
 
-    def losses(self, run: Run, teacher: Run | None) -> dict[str, Tensor]:
+    def losses(self, run: Run, teacher: Run | None, divergence: Divergence) -> dict[str, Tensor]:
         config, found = self.config, {}
         if config.ratio:
             found["ratio"] = config.ratio * ratio_loss(alive_after(run.tokens), config.keep)
         if config.distill_logits:
-            found["distill_logits"] = config.distill_logits * logits_loss(run.logits, teacher.logits)
+            found["distill_logits"] = config.distill_logits * divergence(run.logits, teacher.logits)
         if config.distill_tokens:
             prefix, alive = run.tokens.prefix, alive_after(run.tokens)[-1]
             student, wanted = (widened(one.features[:, prefix:]) for one in (run, teacher))
@@ -170,12 +170,6 @@ def ratio_loss(alive: Tensor, keep: float) -> Tensor:
     """How far the share of patches alive (S, B, M) is from keep, keep^2...: mean square over stages and images."""
     wanted = keep ** torch.arange(1, len(alive) + 1, device=alive.device)
     return (alive.mean(-1) - wanted[:, None]).square().mean()
-
-
-def logits_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of logits (B, classes), mean over images."""
-    logs = [widened(logits).log_softmax(-1) for logits in (student, teacher)]
-    return F.kl_div(*logs, reduction="batchmean", log_target=True)
 
 
 def tokens_loss(student: Tensor, teacher: Tensor, alive: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ def legend(notes: Sequence[str]) -> Legend:
 def _first(canvas: Canvas, model: Adapted, logits: Tensor) -> Panel:
     height, width = canvas.image.shape[:2]
     answer = ""
-    if model.classes:
+    if model.classes and model.task == "multiclass":
         probability, best = logits.softmax(-1).max(-1)
         answer = f": {model.classes[int(best)]} ({float(probability):.0%})"
     alt = f"{canvas.name} as the model sees it, {width} x {height} pixels"

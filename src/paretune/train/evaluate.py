@@ -4,56 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassStatScores
 
-from paretune.data.folder import ImageFolder, available_splits, read_folder, read_split
+from paretune.data.dataset import Images, labelled_by
+from paretune.data.opening import available_splits, open_split, open_splits
+from paretune.data.task import Task
 from paretune.errors import UsageError
 from paretune.train.device import pick_device
+from paretune.train.metrics import Metrics
 from paretune.train.runfolder import RECORD, read_json
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Quality and speed on one data set.
-
-    Attributes:
-        accuracy: share of images whose most likely class is the right one (top-1), 0 to 1.
-        loss: mean cross-entropy in nats.
-        images: how many images were seen.
-        per_class: {class: {"images": count, "accuracy": share, or None for a class without images}}.
-        seconds: wall time of the whole pass, reading and decoding included.
-        images_per_second: images / seconds.
-    """
-
-    accuracy: float
-    loss: float
-    images: int
-    per_class: dict[str, dict]
-    seconds: float
-    images_per_second: float
-
-    def to_dict(self) -> dict:
-        """Everything as plain values, for JSON."""
-        return asdict(self)
+from paretune.train.tasks import check_task, kind_of
 
 
 def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "auto", workers: int = 0) -> Metrics:
-    """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), label) and has `classes`.
+    """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), target) and has `classes`.
 
-    The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards.
+    The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError where the
+    data have another task than the model.
     """
+    check_task(model, dataset)
     where = pick_device(device)
     loader = DataLoader(dataset, batch_size, num_workers=workers)
-    batches = ((images.to(where), labels.to(where)) for images, labels in loader)
+    batches = ((images.to(where), targets.to(where)) for images, targets in loader)
     return score(model.to(where), batches, dataset.classes)
 
 
@@ -65,57 +43,63 @@ def score(
     gather: Callable = lambda pair: pair,
     precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Metrics:
-    """Metrics over `batches` of (images, labels) on the model's device.
+    """Metrics over `batches` of (images, targets) on the model's device, as the model's task asks.
 
-    `gather` collects (logits, labels) of all processes, without the doubles that fill up the last batch; every forward
-    runs inside of a `precision()`, such as autocast.
+    `gather` collects (outputs, targets) of all processes, without the doubles that fill up the last batch; every
+    forward runs inside of a `precision()`, such as autocast.
     """
     model.eval()
-    hits = MulticlassStatScores(len(classes), average=None, sync_on_compute=False)
-    loss, start = MeanMetric(sync_on_compute=False), perf_counter()
-    for images, labels in batches:
+    kind, found, start = kind_of(model), [], perf_counter()
+    loss = MeanMetric(sync_on_compute=False)
+    for images, targets in batches:
         with precision():
-            logits = model(images)
-        logits, labels = (part.cpu() for part in gather((logits.float(), labels)))
-        hits.update(logits, labels)
-        loss.update(cross_entropy(logits, labels, reduction="none"))
-    return _metrics(hits.compute(), loss.compute().item(), classes, perf_counter() - start)
-
-
-def _metrics(counts: torch.Tensor, loss: float, classes: Sequence[str], seconds: float) -> Metrics:
-    """`counts` is (classes, 5): true and false positives, true and false negatives, support."""
-    right, support = counts[:, 0].tolist(), counts[:, 4].tolist()
-    total = sum(support)
-    per_class = {
-        name: {"images": n, "accuracy": hit / n if n else None}
-        for name, hit, n in zip(classes, right, support, strict=True)
-    }
-    return Metrics(sum(right) / total, loss, total, per_class, seconds, total / seconds)
+            outputs = model(images)
+        outputs, targets = (part.cpu() for part in gather((outputs.float(), targets)))
+        loss.update(kind.losses(outputs, targets))
+        found.append((kind.kept(outputs), targets))
+    answers, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
+    scores, seconds = kind.scores(answers, targets, classes), perf_counter() - start
+    return Metrics(
+        main=kind.main,
+        scores=scores.overall,
+        loss=loss.compute().item(),
+        images=len(targets),
+        per_class=scores.per_class,
+        confusion=scores.confusion,
+        seconds=seconds,
+        images_per_second=len(targets) / seconds,
+    )
 
 
 def known_split(
-    run: str | Path, data: str | Path, split: str, classes: Sequence[str], skip_unreadable: bool = False
-) -> ImageFolder:
-    """One split of the folder `data` for a model that was trained into the folder `run`.
+    run: str | Path,
+    data: str | Path,
+    split: str,
+    classes: Sequence[str],
+    skip_unreadable: bool = False,
+    task: Task | None = None,
+) -> Images:
+    """One split of `data`, in any form, for a model of this task that was trained into the folder `run`.
 
-    A folder that training split itself is split again just as then. Raises UsageError if it has changed since, because
-    images to train on could pass for validation images; and whatever `read_split` raises.
+    Data that training split itself are split again just as then. Raises UsageError if they have changed since, because
+    images to train on could pass for validation images; and whatever `open_split` raises.
     """
-    trained_on = _trained_on(Path(run), split)
-    if trained_on is None or split in available_splits(data):
-        return read_split(data, split, classes, skip_unreadable=skip_unreadable)
-    parts = read_folder(data, **trained_on["split_rule"], skip_unreadable=skip_unreadable)
-    images = next(part for part in parts if part.split == split)
-    if images.fingerprint() != trained_on["fingerprint"]:
-        raise UsageError(
-            f"{data} is not the folder that was split for training, or has changed since: its '{split}' images are not "
-            "known any more; use split 'all' for all of its images, seen in training or not"
-        )
-    return images
+    trained_on, available = _trained_on(Path(run), split), available_splits(data, task)
+    if trained_on is not None and "val" not in available:
+        rule = {key: trained_on["split_rule"][key] for key in ("val_share", "seed")}
+        images = getattr(open_splits(data, task=task, **rule, skip_unreadable=skip_unreadable, test=False), split)
+        if images.fingerprint() == trained_on["fingerprint"]:
+            return labelled_by(images, classes)
+        if split not in available:
+            raise UsageError(
+                f"{data} is not the data that were split for training, or has changed since: its '{split}' images are "
+                "not known any more; use split 'all' for all of its images, seen in training or not"
+            )
+    return open_split(data, split, tuple(classes), task=task, skip_unreadable=skip_unreadable)
 
 
 def _trained_on(run: Path, split: str) -> dict | None:
     """The record's description of a split that training made itself; None where it did not."""
     path = run / RECORD
     described = read_json(path)["data"].get(split, {}) if path.exists() else {}
-    return described if described.get("split_rule") else None
+    return described if "val_share" in (described.get("split_rule") or {}) else None

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.tensorboard import SummaryWriter
 
+from paretune.train.metrics import told
+
 
 class Log:
     """Tells about a run on stderr and in TensorBoard files; tells nothing if not `show`."""
@@ -33,14 +35,16 @@ class Log:
     def epoch(self, row: dict) -> None:
         """One finished epoch; `row` is an entry of the history."""
         named = {name: value for name, value in row.items() if name.startswith("train_") or name == "val_loss"}
+        scores = {name: value for name, value in row.items() if name.startswith("val_") and name not in named}
         losses = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in named.items())
         self.line(
             f"epoch {row['epoch']}/{self.epochs}  lr {row['lr']:.2e}  {losses}  "
-            f"val accuracy {row['val_accuracy']:.2%}  {row['seconds']:.1f} s"
+            f"{'  '.join(told(name, value) for name, value in scores.items())}  {row['seconds']:.1f} s"
         )
         if self.board:
-            for name in ("lr", *named, "val_accuracy"):
-                self.board.add_scalar(name, row[name], row["epoch"])
+            for name, value in {"lr": row["lr"], **named, **scores}.items():
+                if value is not None:
+                    self.board.add_scalar(name, value, row["epoch"])
             self.board.flush()
 
     def close(self) -> None:

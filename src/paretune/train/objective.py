@@ -1,4 +1,4 @@
-"""What training minimises: the cross-entropy, and whatever the reducer adds to it."""
+"""What training minimises: the task's criterion, and whatever the reducer adds to it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from paretune.core.method import Run
 from paretune.core.model import Adapted
 from paretune.core.reduction import full_precision, widened
+from paretune.train.tasks import kind_of
 
 
 class Objective(nn.Module):
     """A model and its losses in one module, so that whatever wraps a module for training (DistributedDataParallel,
-    autocast) wraps all of it. `criterion`: (logits, labels) -> scalar.
+    autocast) wraps all of it. `criterion`: (outputs, targets) -> scalar.
 
     Example, for a training loop of one's own:
 
@@ -22,17 +23,18 @@ class Objective(nn.Module):
 
     def __init__(self, model: Adapted, criterion: nn.Module):
         super().__init__()
-        self.model, self.criterion = model, criterion
+        self.model, self.criterion, self.divergence = model, criterion, kind_of(model).divergence
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), labels (B,) -> scalars to be summed: "loss", the criterion, and the reducer's own."""
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Images (B, 3, H, W), targets (B,) or (B, C) -> scalars to be summed: "loss", the criterion, and the
+        reducer's own."""
         run, reducer = self.model.run(images), self.model.reducer
         # After the model's own forward: inside of autocast older versions of torch keep the weights that a forward
         # without a gradient casts first (pytorch issue 112583), and the model would not train.
         teacher = self._teacher(images) if reducer is not None and reducer.needs_teacher else None
         with full_precision(run.logits):
-            losses = {"loss": self.criterion(widened(run.logits), labels)}
-            return losses if reducer is None else losses | reducer.losses(run, teacher)
+            losses = {"loss": self.criterion(widened(run.logits), targets)}
+            return losses if reducer is None else losses | reducer.losses(run, teacher, self.divergence)
 
     @torch.no_grad()
     def _teacher(self, images: Tensor) -> Run:

@@ -1,4 +1,4 @@
-"""Which classes does a model see in an image file?"""
+"""What does a model see in an image file?"""
 
 from __future__ import annotations
 
@@ -9,27 +9,37 @@ import torch
 
 from paretune.data.images import open_image
 from paretune.data.transforms import evaluation
+from paretune.errors import UsageError
 from paretune.train.device import pick_device
+from paretune.train.metrics import ABOVE
+from paretune.train.tasks import kind_of
 
 Prediction = tuple[str, list[tuple[str, float]]]  # path, [(class, probability), ...] from likely to unlikely
+TOP = 5
 
 
 @torch.inference_mode()
 def predict(
-    model, paths: Sequence[str | Path], top: int = 5, batch_size: int = 32, device: str = "auto"
+    model, paths: Sequence[str | Path], top: int | None = None, batch_size: int = 32, device: str = "auto"
 ) -> list[Prediction]:
-    """The `top` most likely classes of each image, in the order of `paths`.
+    """What the model says of each image, in the order of `paths`.
+
+    multiclass: the `top` (5) most likely classes; multilabel: the labels whose probability is above 0.5, or the `top`
+    most likely ones, each with its own probability; regression: every number, in its own units and in the model's
+    order.
 
     `model` comes from `paretune.load` (it knows its classes and its preprocessing); a model without class names
-    answers with class numbers. Raises UnreadableImage for a file that cannot be decoded.
+    answers with class numbers. Raises UnreadableImage for a file that cannot be decoded, UsageError for `top` numbers.
     """
+    if model.task == "regression" and top is not None:
+        raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")
     where, transform = pick_device(device), evaluation(model.preprocessing)
     model.to(where).eval()
-    found: list[Prediction] = []
+    read, found = kind_of(model).read, []
     for some in _chunks(paths, batch_size):
         images = torch.stack([transform(open_image(path)) for path in some]).to(where)
-        probabilities = model(images).float().softmax(-1)
-        found += [(str(path), _best(row, model.classes, top)) for path, row in zip(some, probabilities, strict=True)]
+        values = read(model(images).float())
+        found += [(str(path), _chosen(row, model, top)) for path, row in zip(some, values, strict=True)]
     return found
 
 
@@ -37,7 +47,12 @@ def _chunks(paths: Sequence, size: int) -> Iterator[Sequence]:
     return (paths[start : start + size] for start in range(0, len(paths), size))
 
 
-def _best(row: torch.Tensor, classes: Sequence[str] | None, top: int) -> list[tuple[str, float]]:
-    values, indices = row.topk(min(top, len(row)))
-    names = [classes[i] if classes else str(i) for i in indices.tolist()]
-    return list(zip(names, values.tolist(), strict=True))
+def _chosen(row: torch.Tensor, model, top: int | None) -> list[tuple[str, float]]:
+    names = model.classes or [str(i) for i in range(len(row))]
+    if model.task == "regression":
+        return list(zip(names, row.tolist(), strict=True))
+    values, indices = row.topk(min(top or (TOP if model.task == "multiclass" else len(row)), len(row)))
+    best = [(names[i], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
+    if model.task == "multilabel" and top is None:
+        return [(name, value) for name, value in best if value > ABOVE]
+    return best

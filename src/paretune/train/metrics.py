@@ -1,0 +1,200 @@
+"""Scores of a whole data set, task by task, on top of torchmetrics.
+
+None stands for what is not defined on these data: the recall of a class that has no image, R2 of a constant target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
+from torchmetrics.functional.classification import (
+    binary_average_precision,
+    binary_f1_score,
+    multiclass_confusion_matrix,
+)
+
+SHARES = (
+    "accuracy", "balanced_accuracy", "precision", "f1", "macro_f1", "micro_f1", "average_precision",
+    "mean_average_precision",
+)  # fmt: skip
+COUNTS = ("images", "positives")
+ABOVE = 0.5  # a label is there if its probability is above this
+_WORDS = {"f1": "F1", "mae": "MAE", "rmse": "RMSE", "r2": "R2", "pearson": "Pearson"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a task measures on a data set.
+
+    Attributes:
+        overall: score by name, the most important one first.
+        per_class: the same for every class, label or target number by itself.
+        confusion: [true class][answered class] -> images; None for tasks without classes.
+    """
+
+    overall: dict[str, float | None]
+    per_class: dict[str, dict[str, float | None]]
+    confusion: list[list[int]] | None = None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Quality and speed on one data set.
+
+    Attributes:
+        main: the name of the score that training chooses its best epoch by.
+        scores: score by name. Accuracies, precisions and F1 are shares, 0 to 1; errors are in the targets' own units.
+        loss: mean over the images of the task's loss without weights and smoothing: cross-entropy in nats; mean over
+            the labels of the binary one; mean over the numbers of smooth L1, in deviations of the training targets.
+        images: how many images were seen.
+        per_class: {class: {"images": count, "accuracy": its recall, "precision", "f1"}}, or
+            {label: {"positives": count, "average_precision", "f1"}}, or {number: {"mae", "rmse", "r2", "pearson"}}.
+        confusion: [true class][answered class] -> images; None but for multiclass.
+        seconds: wall time of the whole pass, reading and decoding included.
+        images_per_second: images / seconds.
+    """
+
+    main: str
+    scores: dict[str, float | None]
+    loss: float
+    images: int
+    per_class: dict[str, dict]
+    confusion: list[list[int]] | None
+    seconds: float
+    images_per_second: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose most likely class is the right one (top-1); of multiclass only."""
+        return self.scores["accuracy"]
+
+    def to_dict(self) -> dict:
+        """Everything as plain values, for JSON; the scores stand beside the rest."""
+        plain = asdict(self)
+        return {"main": self.main, **plain.pop("scores"), **plain}
+
+
+def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
+    """Accuracy, balanced accuracy and macro F1 of class indices, both (n,).
+
+    Balanced accuracy is the mean recall of the classes that have images; macro F1 the mean over the classes that have
+    images or were answered.
+    """
+    counts = multiclass_confusion_matrix(predicted, labels, len(classes))
+    right, images, answered = counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
+    per_class = {
+        name: {"images": n, "accuracy": _share(hit, n), "precision": _share(hit, m), "f1": _share(2 * hit, n + m)}
+        for name, hit, n, m in zip(classes, right, images, answered, strict=True)
+    }
+    overall = {
+        "accuracy": sum(right) / sum(images),
+        "balanced_accuracy": _mean(row["accuracy"] for row in per_class.values()),
+        "macro_f1": _mean(row["f1"] for row in per_class.values()),
+    }
+    return Scores(overall, per_class, counts.tolist())
+
+
+def label_scores(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Scores:
+    """Mean average precision, and micro and macro F1 at probability 0.5, of logits and 0 or 1, both (n, C).
+
+    Average precision is defined for labels that some image has, F1 for those that some image has or is given.
+    """
+    likely, there = logits.sigmoid(), targets.long()
+    per_label = {
+        name: {
+            "positives": int(truth.sum()),
+            "average_precision": binary_average_precision(_ranks(z), truth).item() if truth.any() else None,
+            "f1": _f1(p, truth),
+        }
+        for name, z, p, truth in zip(labels, logits.T, likely.T, there.T, strict=True)
+    }
+    overall = {
+        "mean_average_precision": _mean(row["average_precision"] for row in per_label.values()),
+        "micro_f1": _f1(likely.flatten(), there.flatten()),
+        "macro_f1": _mean(row["f1"] for row in per_label.values()),
+    }
+    return Scores(overall, per_label)
+
+
+def number_scores(numbers: Tensor, targets: Tensor, names: Sequence[str]) -> Scores:
+    """R2, mean absolute error, root mean square error and Pearson's correlation of numbers and targets, both (n, C).
+
+    Overall they are means over the targets, so errors in different units are better read one by one.
+    """
+    columns = zip(names, numbers.double().T, targets.double().T, strict=True)
+    per_target = {name: _errors(given, wanted) for name, given, wanted in columns}
+    keys = ("r2", "mae", "rmse", "pearson")
+    return Scores({key: _mean(row[key] for row in per_target.values()) for key in keys}, per_target)
+
+
+def _errors(given: Tensor, wanted: Tensor) -> dict[str, float | None]:
+    """The scores of one target number, both (n,) in float64.
+
+    R2 and the correlation are taken around zero, where they lose nothing to rounding.
+    """
+    varies, answers_vary = (len(x) > 1 and bool((x != x[0]).any()) for x in (wanted, given))
+    centre, scale = wanted.mean(), wanted.std() if varies else 1.0
+    r2 = r2_score((given - centre) / scale, (wanted - centre) / scale).item() if varies else None
+    related = varies and answers_vary
+    own = (given - given.mean()) / given.std() if related else None
+    return {
+        "mae": mean_absolute_error(given, wanted).item(),
+        "rmse": mean_squared_error(given, wanted, squared=False).item(),
+        "r2": r2,
+        "pearson": pearson_corrcoef(own, (wanted - centre) / scale).item() if related else None,
+    }
+
+
+def _ranks(logits: Tensor) -> Tensor:
+    """Logits (n,) -> numbers from 0 to below 1 in the same order, which is all that average precision looks at;
+    torchmetrics would take the sigmoid, where large logits become equal."""
+    return torch.unique(logits, return_inverse=True)[1].double() / len(logits)
+
+
+def _f1(likely: Tensor, there: Tensor) -> float | None:
+    given = likely > ABOVE
+    return binary_f1_score(likely, there, ABOVE).item() if bool(given.any() or there.any()) else None
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str], count: int) -> list[tuple[str, str, int]]:
+    """The `count` wrong answers that were given most often: (true class, answer, images), from many to few."""
+    pairs = [
+        (true, answer, images)
+        for true, row in zip(classes, confusion, strict=True)
+        for answer, images in zip(classes, row, strict=True)
+        if images and answer != true
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:count]
+
+
+def word(name: str) -> str:
+    """A score's name for people: "macro_f1" is "macro F1"."""
+    return " ".join(_WORDS.get(part, part) for part in name.split("_"))
+
+
+def figure(name: str, value: float | None) -> str:
+    """A score's value for people: shares in percent, counts with commas, "-" for what is not defined."""
+    if value is None:
+        return "-"
+    if name in COUNTS:
+        return f"{value:,}"
+    return f"{value:.2%}" if name.removeprefix("val_") in SHARES else f"{value:.4g}"
+
+
+def told(name: str, value: float | None) -> str:
+    """A score for people: "accuracy 91.23%"."""
+    return f"{word(name)} {figure(name, value)}"

@@ -1,0 +1,218 @@
+"""What a task asks of training: the loss, the scores, which of them chooses the epoch, and how outputs read.
+
+                 loss                             chooses the epoch          an output reads as
+    multiclass   cross-entropy                    accuracy                   probabilities that sum to 1
+    multilabel   binary cross-entropy             mean average precision     a probability for every label
+    regression   smooth L1, counted in            R2                         numbers in their own units
+                 deviations of the target
+
+Training, evaluation and prediction ask here; nothing else in this room tells tasks apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paretune.core.reduction import widened
+from paretune.core.units import units_of
+from paretune.data.task import Task
+from paretune.errors import UsageError
+from paretune.plan import Schedule
+from paretune.train.metrics import Scores, class_scores, label_scores, number_scores
+
+PLAIN: Task = "multiclass"  # of models and data sets that do not say
+POS_WEIGHTS = (0.01, 100.0)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a task does with outputs (n, C) and targets: (n, C) as well, but (n,) indices of classes.
+
+    Attributes:
+        outputs: what an output is called, one and several.
+        main: the score that chooses the best epoch; of each more is better.
+        losses: (outputs, targets) -> (n,): the loss of every image, without weights and smoothing.
+        divergence: (student, teacher) -> scalar: how far outputs are from others of the same images.
+        kept: outputs -> what the scores need of them, so that the rest can be forgotten batch by batch.
+        scores: (kept, targets, names of the outputs) -> the scores of a whole data set.
+        read: outputs -> probabilities or numbers, (n, C).
+    """
+
+    outputs: tuple[str, str]
+    main: str
+    losses: Callable[[Tensor, Tensor], Tensor]
+    divergence: Callable[[Tensor, Tensor], Tensor]
+    kept: Callable[[Tensor], Tensor]
+    scores: Callable[[Tensor, Tensor, Sequence[str]], Scores]
+    read: Callable[[Tensor], Tensor]
+
+
+def task_of(thing: object) -> Task:
+    """The task of a model or of a data set."""
+    return getattr(thing, "task", PLAIN)
+
+
+def kind_of(model: nn.Module) -> Kind:
+    """What the task of `model` asks for."""
+    return {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}[task_of(model)](model)
+
+
+def check_task(model: nn.Module, dataset) -> None:
+    """Raise UsageError unless `model` answers what `dataset` asks."""
+    if problem := mismatch(model, dataset):
+        raise UsageError(problem)
+
+
+def mismatch(model: nn.Module, dataset) -> str | None:
+    """A sentence if `model` does not answer what `dataset` asks."""
+    if task_of(model) == task_of(dataset):
+        return None
+    return f"the model is made for the task '{task_of(model)}', the data for '{task_of(dataset)}'"
+
+
+def problems(schedule: Schedule, train_set) -> list[str]:
+    """What in `schedule` and in the targets does not go with the task of the training set."""
+    task, found = task_of(train_set), []
+    if schedule.label_smoothing and task != "multiclass":
+        found.append(f"label_smoothing={schedule.label_smoothing:g} is for one class of several, not for {task}: use 0")
+    weighted = schedule.class_weights != "none"
+    if weighted and task == "regression":
+        found.append(f"class_weights='{schedule.class_weights}' is for classes and labels, a regression has neither")
+    if (weighted or task != "multiclass") and not hasattr(train_set, "targets"):
+        return [*found, f"the training set has no `targets`, which {task} needs to know before it begins"]
+    if task == "regression" and not np.isfinite(train_set.targets).all():
+        found.append("some targets of the training set are no finite numbers")
+    if task == "multilabel" and not np.isin(train_set.targets, (0, 1)).all():
+        found.append("some targets of the training set are neither 0 nor 1")
+    return found
+
+
+def standardise(model: nn.Module, train_set) -> None:
+    """Let a regression's head answer in units of the training set's mean and deviation (1 where a target is constant).
+
+    A head that was trained before keeps its units; other tasks have none.
+    """
+    for units in units_of(model):
+        if not units.measured:
+            targets = np.asarray(train_set.targets, np.float64)
+            deviation = targets.std(0)
+            deviation[deviation == 0] = 1
+            units.set(torch.from_numpy(targets.mean(0)), torch.from_numpy(deviation))
+
+
+def criterion(model: nn.Module, schedule: Schedule, train_set) -> nn.Module:
+    """(outputs, targets) of a batch -> the scalar to train on, with the schedule's weights and label smoothing."""
+    task, weighted = task_of(model), schedule.class_weights == "auto"
+    if task == "multiclass" and not weighted:
+        return nn.CrossEntropyLoss(label_smoothing=schedule.label_smoothing)
+    if task == "multiclass":
+        return WeightedCrossEntropy(class_weights(train_set), schedule.label_smoothing)
+    if task == "multilabel":
+        return nn.BCEWithLogitsLoss(pos_weight=positive_weights(train_set) if weighted else None)
+    return SmoothL1(units_of(model)[0].deviation)
+
+
+def class_weights(train_set) -> Tensor:
+    """Per class: images / (classes that have images * images of this class), so that the mean over images is one.
+
+    A class without images has 1, which only label smoothing can notice.
+    """
+    counts = np.bincount(train_set.targets, minlength=len(train_set.classes))
+    weights = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, weights, 1.0)).float()
+
+
+def positive_weights(train_set) -> Tensor:
+    """Per label: negatives / positives, from 0.01 to 100, so that both sides of a label weigh the same."""
+    positives = np.asarray(train_set.targets).sum(0)
+    ratios = (len(train_set) - positives) / np.maximum(positives, 1)
+    return torch.from_numpy(ratios.clip(*POS_WEIGHTS)).float()
+
+
+class WeightedCrossEntropy(nn.Module):
+    """Mean over the images of weight[label] times the cross-entropy.
+
+    Not divided by the weights of the batch, as torch does, which would take back from a rare class what its weight
+    gives it where a batch holds one of its images or more.
+    """
+
+    def __init__(self, weight: Tensor, label_smoothing: float):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self.label_smoothing
+        return F.cross_entropy(logits, labels, self.weight, label_smoothing=smoothing, reduction="none").mean()
+
+
+class SmoothL1(nn.Module):
+    """Smooth L1 of (output - target) / deviation, mean over images and numbers: quadratic up to one deviation, linear
+    beyond, so that a few wild targets do not rule."""
+
+    def __init__(self, deviation: Tensor):
+        super().__init__()
+        self.register_buffer("deviation", deviation.detach().clone())
+
+    def forward(self, numbers: Tensor, targets: Tensor) -> Tensor:
+        return _smooth(numbers, targets, self.deviation).mean()
+
+
+def _multiclass(model: nn.Module) -> Kind:
+    return Kind(
+        outputs=("class", "classes"),
+        main="accuracy",
+        losses=lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"),
+        divergence=categorical,
+        kept=lambda logits: logits.argmax(1),
+        scores=class_scores,
+        read=lambda logits: logits.softmax(-1),
+    )
+
+
+def _multilabel(model: nn.Module) -> Kind:
+    return Kind(
+        outputs=("label", "labels"),
+        main="mean_average_precision",
+        losses=lambda logits, there: F.binary_cross_entropy_with_logits(logits, there, reduction="none").mean(1),
+        divergence=bernoulli,
+        kept=lambda logits: logits,
+        scores=label_scores,
+        read=torch.sigmoid,
+    )
+
+
+def _regression(model: nn.Module) -> Kind:
+    units = units_of(model)[0]  # not its deviation, which is another tensor once the model has moved to a GPU
+    return Kind(
+        outputs=("number", "numbers"),
+        main="r2",
+        losses=lambda numbers, targets: _smooth(numbers, targets, units.deviation).mean(1),
+        divergence=lambda student, teacher: ((student - teacher) / units.deviation).square().mean() / 2,
+        kept=lambda numbers: numbers,
+        scores=number_scores,
+        read=lambda numbers: numbers,
+    )
+
+
+def _smooth(numbers: Tensor, targets: Tensor, deviation: Tensor) -> Tensor:
+    off = (numbers - targets) / deviation.to(numbers.device)
+    return F.smooth_l1_loss(off, torch.zeros_like(off), reduction="none")
+
+
+def categorical(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of softmax over classes, mean over images."""
+    logs = [widened(logits).log_softmax(-1) for logits in (student, teacher)]
+    return F.kl_div(*logs, reduction="batchmean", log_target=True)
+
+
+def bernoulli(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of every label by itself, mean over images and labels."""
+    yes, no = ([F.logsigmoid(sign * widened(logits)) for logits in (student, teacher)] for sign in (1, -1))
+    return sum(F.kl_div(*logs, reduction="none", log_target=True).mean() for logs in (yes, no))
