@@ -13,8 +13,9 @@ from paretune.adapters import ADAPTERS
 from paretune.cli.main import app
 from paretune.measure import memory, shadow
 from paretune.measure.growth import weightless
-from paretune.measure.paper import Mean, check, means, read_bench, tables
+from paretune.measure.paper import check, read_bench, tables
 from paretune.measure.papertext import computed, markdown, missing
+from paretune.measure.printed import Mean, means
 from paretune.measure.readings import MAC_READINGS, Workshop
 from paretune.measure.tables import COUNTED, MEASURED, UNITS, Printed, PrintedMean, Setting, spread, table
 from paretune.measure.tables import tables as published

@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
+from ledgers import row as result
+from ledgers import write
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -210,8 +212,9 @@ def test_the_demos_result_is_read_as_it_is_kept_in_the_repository():
     assert all({"accuracy", "macs", "ms_per_image"} <= row.figures.keys() for row in source.rows)
 
 
-def test_every_kind_has_a_reader_that_a_test_reads_with(inputs):
-    assert set(KINDS) == {read_source(path).kind for path in (inputs[0], inputs[2], DEMO)}
+def test_every_kind_has_a_reader_that_a_test_reads_with(inputs, tmp_path):
+    ledger = write(tmp_path / "ledger.jsonl", result())
+    assert set(KINDS) == {read_source(path).kind for path in (inputs[0], inputs[2], DEMO, ledger)}
 
 
 def _list(path):
@@ -223,7 +226,7 @@ def _text(path):
 
 
 def _stranger(path):
-    path.write_text('{"kind": "ledger"}')
+    path.write_text('{"kind": "stranger"}')
 
 
 def _future(path):

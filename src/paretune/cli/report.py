@@ -15,7 +15,10 @@ from paretune.cli.output import answer
 def report(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="Folders of `paretune train`, files of `paretune bench --json`, the demo's result.json."),
+        typer.Argument(
+            help="Folders of `paretune train`, files of `paretune bench --json`, ledgers of `paretune suite`, the "
+            "demo's result.json."
+        ),
     ],
     image: Annotated[list[Path] | None, typer.Option(help="Images to draw token maps of; several may follow.")] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),

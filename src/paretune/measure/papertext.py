@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from paretune.measure.paper import Checked, Mean
+from paretune.measure.paper import Checked
+from paretune.measure.printed import Mean
 from paretune.measure.verdict import ACCURACY, CANNOT, VERDICTS, Finding
 
 COMPUTED = ("row", "quantity", "printed", "ours", "differs by", "verdict")

@@ -1,35 +1,13 @@
-"""The growth of cost with image size, drawn. Needs matplotlib, which nothing else here does."""
+"""The growth of cost with image size, drawn. Needs matplotlib."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paretune.errors import UsageError
+from paretune.measure.figure import COLOURS, INK, PALE, STYLE, check_plot, save
 from paretune.measure.growth import Growth
-
-SUFFIXES = (".png", ".svg", ".pdf")
-INK, PALE = "#222222", "#9a9a9a"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#6a4c93")
-STYLE = {
-    "font.size": 10, "axes.edgecolor": PALE, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
-    "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paretune",
-    "svg.fonttype": "none",
-}  # fmt: skip
-
-
-def check_plot(path: Path) -> None:
-    """Raise UsageError if no plot can be written there."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"'{path}' cannot be drawn: name a file that ends in {', '.join(SUFFIXES)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"'{path}' cannot be drawn: there is no folder '{path.parent}'; make it first")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError("plots need matplotlib: `pip install paretune[plot]`, or leave out --plot") from error
 
 
 def draw(rows: Sequence[Growth], model: str, path: Path) -> None:
@@ -51,15 +29,7 @@ def draw(rows: Sequence[Growth], model: str, path: Path) -> None:
         for i, (name, own) in enumerate(by_recipe.items()):
             _lines(grown, left, name, own, COLOURS[i % len(COLOURS)])
         _finish(grown, left, sorted({row.image_size[0] for row in rows}))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            figure.savefig(temporary, format=path.suffix[1:], metadata=_NO_DATE.get(path.suffix))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-_NO_DATE = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+        save(figure, path)
 
 
 def _lines(grown: Any, left: Any, name: str, rows: Sequence[Growth], colour: str) -> None:

@@ -56,6 +56,7 @@ COLUMNS = (
     Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
     Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
     Column("accuracy", "accuracy", "share of right answers, and on what", percent),
+    Column("group_mean", "group mean", "of a ledger: the mean of the accuracies of the groups of tasks", percent),
     Column("ms_per_image", "ms/image", "milliseconds per image in evaluation, the median of the rounds", significant),
     Column("wall_ratio", "wall ratio", "time divided by the baseline's, the median of paired runs", times),
     Column("wall_per_macs", "wall / MACs", "wall ratio / MAC ratio: 1 = all arithmetic saved is time saved", times),

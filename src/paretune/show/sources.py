@@ -1,10 +1,11 @@
-"""What a report is made from: run folders, bench files, demo results, each read by one function into the same rows.
+"""What a report is made from: run folders, bench files, demo results, ledgers; one function each reads the same rows.
 
 A new kind of file is one reader and one line in `KINDS`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from typing import Any
 from paretune.checkpoint import TENSORS, read_config
 from paretune.config import to_json
 from paretune.errors import UsageError
+from paretune.ledger.compare import compare
+from paretune.ledger.sides import ledger_sides
+from paretune.ledger.text import provenance
 from paretune.measure.benched import check_version
 from paretune.methods import methods
 from paretune.train.runfolder import RECORD, read_json
@@ -57,12 +61,15 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """A run folder, a bench file or a demo's result. Raises UsageError, by name, for anything else."""
+    """A run folder, bench file, demo's result or ledger (.jsonl). Raises UsageError, by name, for anything else."""
     path = Path(path)
     if not path.exists():
-        raise UsageError(f"'{path}' does not exist: give run folders and JSON files of `paretune bench --json`")
-    content = read_config(path) if path.is_dir() else read_json(path)
-    kind = "run" if path.is_dir() else kind_of(path, content)
+        raise UsageError(f"'{path}' does not exist: give run folders, JSON files of `paretune bench --json`, ledgers")
+    if path.suffix == LEDGER:
+        kind, content = "ledger", {}
+    else:
+        content = read_config(path) if path.is_dir() else read_json(path)
+        kind = "run" if path.is_dir() else kind_of(path, content)
     try:
         found = KINDS[kind](path, content)
         return replace(found, rows=tuple(replace(row, origin=(str(path),)) for row in found.rows))
@@ -114,7 +121,7 @@ def kind_of(path: Path, content: Any) -> str:
             return "demo"
     raise UsageError(
         f"{path} is nothing that a report is made from: give folders of `paretune train`, files of "
-        "`paretune bench --json`, the result.json of `paretune demo`"
+        "`paretune bench --json`, the result.json of `paretune demo`, ledgers of `paretune suite`"
     )
 
 
@@ -123,7 +130,7 @@ def read_run(folder: Path, config: dict) -> Source:
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     figures = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
     scored = data = ""
-    if record:
+    if "best_val_accuracy" in record:  # labels and numbers are not scored by accuracy
         figures["accuracy"] = record["best_val_accuracy"]
         val = record["data"]["val"]
         data = str(val.get("fingerprint", ""))
@@ -213,7 +220,26 @@ def read_demo(path: Path, content: dict) -> Source:
     return Source(path, "demo", tuple(rows), facts, content)
 
 
-KINDS = {"run": read_run, "bench": read_bench, "demo": read_demo}
+def read_ledger(path: Path, content: dict) -> Source:
+    """A ledger of results: a row per recipe, with the flat mean over its tasks as accuracy. Raises UsageError where
+    its protocols differ, as `paretune compare` does."""
+    found = compare(ledger_sides(path))
+    first = found.rows[0].side.results[0]
+    scored = f"{len(found.groups)} tasks of {first.suite}, flat mean"
+    terms = {term: sorted(values) for term, values in found.rows[0].side.terms.items()}
+    data = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
+    rows = []
+    for row in found.rows:
+        side, means = row.side, row.means
+        figures = {"trained_without_head": side.trained, "macs": side.macs, "tokens": side.tokens}
+        figures |= {"accuracy": means.flat.mean, "group_mean": means.group.mean}
+        rows.append(Row(side.name, side.recipe, known(figures), scored=scored, data=data))
+    facts = [*provenance(found), *(("note", note) for note in (*found.traps, *found.notes))]
+    return Source(path, "ledger", tuple(rows), tuple(facts), content)
+
+
+KINDS = {"run": read_run, "bench": read_bench, "demo": read_demo, "ledger": read_ledger}
+LEDGER = ".jsonl"  # the suffix of ledgers, whose content is no JSON object
 
 
 def costs(cost: dict) -> dict[str, float]:

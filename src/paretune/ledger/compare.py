@@ -1,0 +1,185 @@
+"""Compare recipes by their results: what must be equal is checked first, then means, intervals, paired differences.
+
+Rows are comparable if they share suite, metric, backbone (by fingerprint), data (by content hash), and all of the
+protocol: images to train and to choose on, grid, epoch, use of the test, schedule, preprocessing. Settings of methods
+and the values that tuning chose for them are what is compared; seeds, machines and versions may differ and are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from paretune.errors import UsageError, refuse, unknown
+from paretune.ledger.averages import Difference, Means, complete, difference, means
+from paretune.ledger.remarks import remarks
+from paretune.ledger.sides import Side
+from paretune.ledger.traps import traps
+
+SHORT = 12  # characters of values that are worth showing for each task
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A side with its means over the common tasks, and its difference to the baseline (None for the baseline itself).
+
+    unlike: whether its protocol differs from the baseline's
+    """
+
+    side: Side
+    means: Means
+    difference: Difference | None
+    unlike: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Sides on the tasks that all of them have.
+
+    groups {task: group}, in the order of the table
+    differences: sentences on protocols that differ; traps, notes: sentences on what else a reader must know
+    """
+
+    rows: tuple[Compared, ...]
+    baseline: str
+    groups: dict[str, str]
+    differences: tuple[str, ...]
+    traps: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict:
+        """JSON values; scores are shares of 0 to 1."""
+        return {
+            "baseline": self.baseline,
+            "tasks": self.groups,
+            "rows": [_to_dict(row) for row in self.rows],
+            "differences": list(self.differences),
+            "traps": list(self.traps),
+            "notes": list(self.notes),
+        }
+
+
+def _to_dict(row: Compared) -> dict:
+    side, apart = row.side, row.difference
+    return {
+        "name": side.name,
+        "recipe": side.recipe,
+        "origin": side.origin,
+        "trained": side.trained,
+        "macs": side.macs,
+        "tokens": side.tokens,
+        "seeds": [seed for seed in next(iter(side.scores.values())) if seed is not None],
+        "means": asdict(row.means),
+        "to_baseline": None if apart is None else {**asdict(apart), "record": apart.record},
+        "protocol_differs": row.unlike,
+        "printed": side.printed and {"mean": side.printed[0], "which": side.printed[1]},
+    }
+
+
+def compare(sides: Sequence[Side], baseline: str | None = None, force: bool = False) -> Comparison:
+    """Hold the sides against the one called `baseline`, by default the first.
+
+    Raises UsageError if their protocols differ, naming every difference, unless `force`; for an unknown baseline; and
+    if there is no task, or no seed with all tasks, that could be compared.
+    """
+    by_name = {side.name: side for side in sides}
+    if baseline is not None and baseline not in by_name:
+        raise unknown("baseline", baseline, list(by_name))
+    groups = common_tasks(sides)
+    apart = differences(sides, groups)
+    if not force:
+        refuse(apart, "these results cannot be compared (--force does, and says so)")
+    whole = {side.name: _complete(side, groups) for side in sides}
+    base = by_name[baseline] if baseline else sides[0]
+    rows = [
+        Compared(
+            whole[side.name],
+            means(whole[side.name].scores, groups),
+            None if side is base else difference(whole[side.name].scores, whole[base.name].scores, groups),
+            unlike=bool(differences([base, side], groups)),
+        )
+        for side in sides
+    ]
+    notes = remarks(sides, list(whole.values()), base.name)
+    return Comparison(tuple(rows), base.name, groups, tuple(apart), tuple(traps(sides)), tuple(notes))
+
+
+def common_tasks(sides: Sequence[Side]) -> dict[str, str]:
+    """{task: group} of the tasks that all sides have, those of a group together. Raises UsageError if there is none."""
+    shared = [task for task in sides[0].scores if all(task in side.scores for side in sides)]
+    if not shared:
+        having = "; ".join(f"{side.name}: {', '.join(side.scores)}" for side in sides)
+        raise UsageError(f"there is no task that all have: {having}")
+    order = list(dict.fromkeys(sides[0].groups[task] for task in shared))
+    return {task: sides[0].groups[task] for task in sorted(shared, key=lambda task: order.index(sides[0].groups[task]))}
+
+
+def _complete(side: Side, groups: dict[str, str]) -> Side:
+    """The side with the scores that count."""
+    scores = complete(side.scores, list(groups))
+    if not next(iter(scores.values())):
+        seeds = "; ".join(f"{task}: {', '.join(map(str, side.scores[task]))}" for task in groups)
+        raise UsageError(f"{side.name} of {side.origin} has no seed with all tasks ({seeds}): run what is missing")
+    return replace(side, scores=scores)
+
+
+def differences(sides: Sequence[Side], groups: dict[str, str]) -> list[str]:
+    """A sentence for every path whose value is not one and the same in all rows of all sides, those of several tasks
+    together; what a side does not state is said once for all that others do state.
+    """
+    paths = dict.fromkeys(path for side in sides for path in side.terms if _task(path) in ("", *groups))
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        values, task = _values(path, sides), _task(path)
+        if len(values) > 1:
+            said = _said(values, sides, brief=bool(task))
+            found.setdefault((path.removesuffix(f" of {task}"), said), []).append(task)
+    told = [f"{stem}{_of(tasks, groups)} {said}" for (stem, said), tasks in found.items()]
+    return told + _unstated(sides, list(paths))
+
+
+def _task(path: str) -> str:
+    """ "data.train of digits" is about digits, most paths about all."""
+    return path.partition(" of ")[2]
+
+
+def _of(tasks: Sequence[str], groups: dict[str, str]) -> str:
+    """ " of digits, shapes", or nothing if a path is not about tasks."""
+    if not tasks[0]:
+        return ""
+    return " of all tasks" if len(tasks) == len(groups) else f" of {', '.join(tasks)}"
+
+
+def _values(path: str, sides: Sequence[Side]) -> dict[str, list[Side]]:
+    """Who states which value."""
+    stating: dict[str, list[Side]] = {}
+    for side in sides:
+        for value in sorted(side.terms.get(path, ())):
+            stating.setdefault(value, []).append(side)
+    return stating
+
+
+def _said(values: dict[str, list[Side]], sides: Sequence[Side], brief: bool) -> str:
+    """brief: long values are hashes, which tell nobody anything."""
+    if brief and max(map(len, values)) > SHORT:
+        return f"differs between {' and '.join(_places(some, sides) for some in values.values())}"
+    return "is " + ", ".join(f"{value} in {_places(some, sides)}" for value, some in values.items())
+
+
+def _unstated(sides: Sequence[Side], paths: Sequence[str]) -> list[str]:
+    silent: dict[str, list[Side]] = {}
+    for side in sides:
+        if lacking := dict.fromkeys(path.partition(" of ")[0] for path in paths if path not in side.terms):
+            silent.setdefault(", ".join(lacking), []).append(side)
+    do = {lacking: "does" if len(some) == 1 else "do" for lacking, some in silent.items()}
+    return [f"{_places(some, sides)} {do[lacking]} not state {lacking}" for lacking, some in silent.items()]
+
+
+def _places(some: Sequence[Side], sides: Sequence[Side]) -> str:
+    """ "a.jsonl lora, full; b.jsonl lora", or the names alone where all `sides` are from one file."""
+    by_origin: dict[str, list[str]] = {}
+    for side in some:
+        by_origin.setdefault(side.origin, []).append(side.recipe)
+    if len({side.origin for side in sides}) == 1:
+        return ", ".join(*by_origin.values())
+    return "; ".join(f"{origin} {', '.join(recipes)}" for origin, recipes in by_origin.items())

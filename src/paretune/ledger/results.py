@@ -1,0 +1,236 @@
+"""The ledger of results: a file with one JSON object a line, to which any number of processes may append.
+
+A line is the result of one recipe on one task from one seed, with all that decides whether it may be compared with
+another one: data hashes, the images that chose, normalisation, protocol, backbone, versions, cost. `Result` says which
+keys a line has. Lines are added and never changed; who wants another result runs it under another protocol.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from paretune.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # no Unix; appending is one write there too, but a torn line is mended without a lock
+    fcntl = None
+
+KIND, VERSION = "result", 1
+LOSSY = ("no", "yes", "mixed", "unknown")
+NUMBER = (int, float)
+# Every key that a line must have, and what it holds; "a.b" is the key b of the object at a.
+NEEDED: dict[str, Any] = {
+    "suite": str, "task": str, "group": str, "recipe": str, "seed": int, "metric": str, "test": NUMBER,
+    "val": (*NUMBER, type(None)), "chosen": dict, "candidates": list, "seconds": NUMBER, "date": str,
+    "settings.adapters": list, "settings.reducer": (dict, type(None)), "settings.schedule": dict,
+    "backbone.name": (str, type(None)), "backbone.source": str, "backbone.fingerprint": str,
+    "protocol.name": str, "protocol.train": str, "protocol.selection": str, "protocol.grid": dict,
+    "protocol.epoch": str, "protocol.test_used": str, "protocol.schedule": dict,
+    "protocol.preprocessing.mean": list, "protocol.preprocessing.std": list,
+    "data.train": str, "data.val": str, "data.test": str, "data.images": dict, "data.lossy": str,
+    "cost.trained": int, "cost.trained_without_head": int, "cost.macs": int, "cost.tokens_last": int,
+    "environment": dict,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """A line of a ledger.
+
+    group: of tasks, such as "natural"; test, val: the metric, a share of 0 to 1
+    settings {adapters, reducer, schedule}: what was trained, in the JSON of config files, with the chosen values
+    chosen, candidates: what was tuned, and every value that was tried, with its score
+    backbone {name, source, options, fingerprint}; protocol {name, train, selection, grid, epoch, test_used, schedule,
+    preprocessing ...}; data {train, val, test: content hashes; images: counts; lossy: no | yes | mixed | unknown}
+    cost {trained, trained_without_head, macs of an image, tokens_last}; seconds: of the training
+    line: where it stands in its file, from 1
+    """
+
+    suite: str
+    task: str
+    group: str
+    recipe: str
+    settings: dict
+    seed: int
+    metric: str
+    test: float
+    val: float | None
+    chosen: dict
+    candidates: list
+    backbone: dict
+    protocol: dict
+    data: dict
+    cost: dict
+    seconds: float
+    environment: dict
+    date: str
+    line: int
+
+
+def key(row: dict) -> str:
+    """Equal for rows that answer the same question, known before the answer is.
+
+    row: suite, task, recipe, seed, settings {adapters, reducer}, backbone, protocol and data {train, val, test}, as in
+    a line of the ledger; whatever else it has, such as what tuning chooses, does not count.
+    """
+    settings, data = row["settings"], row["data"]
+    asked = [row[name] for name in ("suite", "task", "recipe", "seed", "backbone", "protocol")]
+    asked += [settings["adapters"], settings["reducer"], data["train"], data["val"], data["test"]]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+class Ledger:
+    """The results in a file, which need not exist yet; no process needs to be the only one that uses it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._known: tuple[tuple[int, int], dict[str, Result]] = ((-1, -1), {})
+
+    def append(self, row: dict) -> None:
+        """Add a line, whole or not at all, also while other processes add theirs.
+
+        A last line that was cut off, by a crash or a full disk, is removed first, and a warning says so. Raises
+        UsageError for a row that lacks something.
+        """
+        check(row, "a row for the ledger")
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(self.path) as file:
+            self._mend(file)
+            end = os.fstat(file).st_size
+            if os.write(file, line) < len(line):
+                os.ftruncate(file, end)
+                raise OSError(f"{self.path}: the disk is full; the last result was not written")
+            os.fsync(file)
+
+    def rows(self) -> list[Result]:
+        """All results in the order of their lines; a repeated line counts once. No file: none.
+
+        A last line that was cut off is left out, and a warning says so. Raises UsageError for any other line that
+        cannot be read, and for two lines that answer the same question with different numbers.
+        """
+        return list(self._read().values())
+
+    def has(self, key: str) -> bool:
+        """Whether there is a result with this `key`."""
+        return key in self._read()
+
+    def _read(self) -> dict[str, Result]:
+        """The results by key; read anew only after the file has changed."""
+        stat = self.path.stat() if self.path.exists() else None
+        now = (0, 0) if stat is None else (stat.st_size, stat.st_mtime_ns)
+        if self._known[0] != now:
+            self._known = (now, self._checked())
+        return self._known[1]
+
+    def _checked(self) -> dict[str, Result]:
+        found: dict[str, Result] = {}
+        for number, text in self._lines():
+            row = _parsed(text, f"{self.path}, line {number}")
+            first = found.setdefault(key(row), _result(row, number))
+            if (first.test, first.val) != (row["test"], row["val"]):
+                raise UsageError(
+                    f"{self.path}: lines {first.line} and {number} are the same recipe, task, seed and protocol "
+                    f"({first.recipe}, {first.task}, seed {first.seed}) with different results, {first.test:g} and "
+                    f"{row['test']:g}: remove the wrong one"
+                )
+        return found
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        content = b""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                _lock(file.fileno(), "LOCK_SH")  # nobody is in the middle of a line
+                content = file.read()
+        if end := _torn(content):
+            warnings.warn(f"{self.path}: the last line was cut off and is left out", stacklevel=5)
+        try:
+            lines = content[: len(content) - end].decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self.path} is not a ledger: it is not text") from error
+        return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+    def _mend(self, file: int) -> None:
+        """Let the file end with a whole line."""
+        content = self.path.read_bytes()
+        if end := _torn(content):
+            warnings.warn(f"{self.path}: the last line was cut off and is removed", stacklevel=3)
+            os.ftruncate(file, len(content) - end)
+        elif content and not content.endswith(b"\n"):
+            os.write(file, b"\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """The file open for appending; nobody else who asks so has it until the end."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        _lock(file, "LOCK_EX")
+        yield file
+    finally:
+        os.close(file)
+
+
+def _lock(file: int, kind: str) -> None:
+    """Wait for the lock, which lasts until the file is closed."""
+    if fcntl is not None:
+        fcntl.flock(file, getattr(fcntl, kind))
+
+
+def _torn(content: bytes) -> int:
+    """The length of a last line that was cut off; 0 if it is whole, be it that its end is not marked."""
+    last = content.rpartition(b"\n")[2]
+    try:
+        json.loads(last or b"{}")
+    except ValueError:  # also what is no UTF-8
+        return len(last)
+    return 0
+
+
+def _parsed(text: str, where: str) -> dict:
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where} is not JSON: is this a ledger? One JSON object a line is expected") from error
+    check(row, where)
+    return row
+
+
+def check(row: Any, where: str) -> None:
+    """Raise UsageError, which says `where` and names everything at once, unless `row` is a line of a ledger."""
+    if not isinstance(row, dict) or row.get("kind") != KIND:
+        raise UsageError(f'{where} is no result: a line of a ledger has "kind": "{KIND}"')
+    if row.get("version") != VERSION:
+        raise UsageError(f"{where} has version {row.get('version')}; this paretune reads version {VERSION}")
+    if problems := [problem for path, kind in NEEDED.items() if (problem := _problem(row, path, kind))]:
+        raise UsageError(f"{where}: {'; '.join(problems)}")
+    if row["data"]["lossy"] not in LOSSY:
+        raise UsageError(f"{where}: data.lossy is '{row['data']['lossy']}'; it must be one of {', '.join(LOSSY)}")
+
+
+def _problem(row: dict, path: str, kind: Any) -> str:
+    """What is wrong with the value at a path, if anything is."""
+    value: Any = row
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return f"{path} is missing"
+        value = value[part]
+    if isinstance(value, tuple):
+        value = list(value)  # which is what JSON makes of it
+    wrong = not isinstance(value, kind) or isinstance(value, bool)
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    return f"{path} is {value!r}" if wrong or infinite else ""
+
+
+def _result(row: dict, line: int) -> Result:
+    return Result(**{field.name: row[field.name] for field in fields(Result) if field.name != "line"}, line=line)
