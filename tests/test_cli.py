@@ -243,6 +243,32 @@ def test_usage_errors_of_the_parser_exit_with_2(args):
     assert "Traceback" not in done.output
 
 
+def test_shards_train_and_are_evaluated_like_folders(tree, tmp_path):
+    data, out = tmp_path / "shards", tmp_path / "out"
+    assert cli("data", "convert", tree, data, "--to", "shards", "--shard-size", 3).exit_code == 0
+    assert cli("train", "--data", data, *TINY, "--recipe", "lora", "--out", out, *FAST).exit_code == 0
+    for split, images in (("val", 4), ("train", 12), ("all", 16)):
+        done = cli("eval", out, "--data", data, "--split", split, "--device", "cpu", "--json")
+        assert json.loads(done.stdout)["images"] == images
+    assert pt.load(out).classes == ["blue", "red"]
+
+
+def test_train_of_a_run_means_the_images_that_it_trained_on(tree, tmp_path):
+    """Also where the data have a train folder and no val, and where only a few images a class were taken."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(tree)
+    data, out = f"{tmp_path / 'data'}?shots=3", tmp_path / "out"
+    assert cli("train", "--data", data, *TINY, "--recipe", "lora", "--out", out, *FAST).exit_code == 0
+    for place, split, images in ((data, "train", 6), (data, "val", 4), (tmp_path / "data", "val", 4)):
+        done = cli("eval", out, "--data", place, "--split", split, "--device", "cpu", "--json")
+        assert json.loads(done.stdout)["images"] == images
+
+
+def test_nothing_is_converted_onto_what_is_there(tree, tmp_path):
+    (tmp_path / "photo.png").touch()
+    assert "not an empty folder" in refused(cli("data", "convert", tree, tmp_path, "--to", "folder"))
+
+
 # ---------------------------------------------------------------------------------------------- cost, list, help
 
 
@@ -283,8 +309,8 @@ def test_help_imports_neither_torch_nor_timm():
 
 
 def test_every_command_has_help():
-    for command in ("train", "eval", "predict", "cost", "list", "demo"):
-        done = cli(command, "--help")
+    for command in ("train", "eval", "predict", "cost", "compare", "data verify", "data convert", "list", "demo"):
+        done = cli(*command.split(), "--help")
         assert done.exit_code == 0
         assert "Usage" in done.stdout
 

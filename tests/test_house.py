@@ -20,6 +20,7 @@ CORE = {
     "core/__init__": set(),
     "core/reduction": set(),
     "core/leaf": set(),
+    "core/units": {"core/leaf"},
     "core/packed": set(),
     "core/quantised": {"core/packed"},
     "core/guests": {"errors"},
@@ -127,7 +128,7 @@ def test_no_file_but_the_anatomy_and_the_backbone_reads_timms_models():
         assert attributes(tree, "timm") <= TIMM_NAMES.get(name, set()), name
 
 
-@pytest.mark.parametrize("room", ["train", "data", "measure", "core", "show"])
+@pytest.mark.parametrize("room", ["train", "data", "measure", "core", "show", "ledger", "suite"])
 def test_no_room_but_plan_and_checkpoint_names_a_method(room):
     names = [name for name in FILES if name.startswith(f"{room}/")]
     assert names

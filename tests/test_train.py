@@ -309,7 +309,7 @@ def test_training_minimises_the_sum_of_the_losses(tmp_path):
         def forward(self, block, look, tokens):
             return None
 
-        def losses(self, run, teacher):
+        def losses(self, run, teacher, divergence):
             assert run.tokens.x.requires_grad
             assert teacher is None
             assert not torch.is_autocast_enabled("cpu")  # losses are float32
@@ -335,7 +335,7 @@ def test_without_a_reducer_that_adds_losses_there_is_one_forward_per_batch(tmp_p
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, precision):
     model = small_model(LORA, pt.DynamicViT(blocks=(1,)))
-    model.reducer.losses = lambda run, teacher: {"ratio": torch.tensor(torch.nan)}  # the gradient stays finite
+    model.reducer.losses = lambda *runs: {"ratio": torch.tensor(torch.nan)}  # the gradient stays finite
     with pytest.raises(UsageError, match="training loss became nan in epoch 1"):
         run(tmp_path, model=model, mixed_precision=precision)
 
@@ -396,8 +396,9 @@ def test_metrics_are_what_counting_by_hand_gives():
     assert metrics.accuracy == 0.75
     assert metrics.images == 4
     assert metrics.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item())
-    assert metrics.per_class["ant"] == {"images": 3, "accuracy": pytest.approx(2 / 3)}
-    assert metrics.per_class["cow"] == {"images": 0, "accuracy": None}
+    ant, cow = metrics.per_class["ant"], metrics.per_class["cow"]
+    assert ant == {"images": 3, "accuracy": pytest.approx(2 / 3), "precision": 1.0, "f1": pytest.approx(0.8)}
+    assert cow == {"images": 0, "accuracy": None, "precision": None, "f1": None}
     json.dumps(metrics.to_dict())
 
 

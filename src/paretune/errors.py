@@ -13,6 +13,10 @@ class UsageError(ValueError):
     """
 
 
+class Diverged(UsageError):
+    """A training whose loss is no number any more: a smaller learning rate may help."""
+
+
 def unknown(kind: str, asked: str, known: list[str]) -> UsageError:
     """The error for a name that is not in `known`, with the nearest names as a suggestion."""
     by_lower = {name.lower(): name for name in known}

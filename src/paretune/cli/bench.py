@@ -39,15 +39,7 @@ def bench(
     rss: Annotated[
         bool | None, typer.Option(help="Peak of the resident memory, on Linux; by default with --train on a CPU.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE ...",
-            help="As in `paretune train`, for every recipe; "
-            "for one of them: NAME.KEY=VALUE, as in lora.adapter.rank=4.",
-        ),
-    ] = None,
+    set_: options.SetEach = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result to this file.")] = None,
 ) -> None:
     """Time and memory of recipes beside the plain backbone with fused attention, measured on this machine.
@@ -59,12 +51,13 @@ def bench(
         raise UsageError(f"--json {json_}: name a file in a folder that exists")
     from rich.console import Console
 
+    from paretune.cli.build import chosen_recipes
     from paretune.measure.bench import bench
     from paretune.train.runfolder import write_json
 
     with _progress() as watch:
         result = bench(
-            model, _recipes(recipe, set_ or []), batch, image_size=image_size, device=device, dtype=dtype,
+            model, chosen_recipes(recipe, set_ or []), batch, image_size=image_size, device=device, dtype=dtype,
             compile=compile_, train=train, merge=merge, baseline=baseline, rounds=rounds, warmup=warmup,
             threads=threads, rss=rss, watch=watch,
         )  # fmt: skip
@@ -78,16 +71,6 @@ def bench(
     console.print(result)
     if result.errors or not result.complete:
         raise typer.Exit(1 if result.complete else 130)
-
-
-def _recipes(names: list[str], assignments: list[str]) -> list:
-    from paretune.cli.build import chosen_recipe
-
-    own, common = {name: [] for name in names}, []
-    for assignment in assignments:
-        name, _, rest = assignment.partition(".")
-        own[name].append(rest) if name in own else common.append(assignment)
-    return [chosen_recipe(name, [*common, *own[name]], {}) for name in names]
 
 
 @contextmanager

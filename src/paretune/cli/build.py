@@ -9,6 +9,7 @@ import torch
 
 from paretune.cli.overrides import override
 from paretune.core.model import Adapted
+from paretune.data.task import Task
 from paretune.plan import Recipe, adapt, recipe
 
 
@@ -25,6 +26,15 @@ def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> R
     return replace(chosen, schedule=replace(chosen.schedule, **asked))
 
 
+def chosen_recipes(names: list[str], assignments: list[str]) -> list[Recipe]:
+    """The recipes with every --set: KEY=VALUE is for all of them, NAME.KEY=VALUE for one."""
+    own, common = {name: [] for name in names}, []
+    for assignment in assignments:
+        name, _, rest = assignment.partition(".")
+        own[name].append(rest) if name in own else common.append(assignment)
+    return [chosen_recipe(name, [*common, *own[name]], {}) for name in names]
+
+
 def build(
     name: str,
     recipe: Recipe,
@@ -33,10 +43,11 @@ def build(
     pretrained: bool,
     checkpoint: Path | None,
     seed: int = 0,
+    task: Task = "multiclass",
 ) -> Adapted:
     """The backbone `name` as `recipe` wants it; new tensors are drawn from `seed`."""
     options = {} if image_size is None else {"img_size": image_size}
     if recipe.schedule.drop_path:
         options["drop_path_rate"] = recipe.schedule.drop_path
     torch.manual_seed(seed)
-    return adapt(name, recipe.adapters, recipe.reducer, classes, pretrained, checkpoint, **options)
+    return adapt(name, recipe.adapters, recipe.reducer, classes, pretrained, checkpoint, task, **options)

@@ -7,7 +7,9 @@ from typer.core import TyperGroup
 
 from paretune.cli.ablate import ablate
 from paretune.cli.bench import bench
+from paretune.cli.compare import compare
 from paretune.cli.cost import cost
+from paretune.cli.data import app as data
 from paretune.cli.demo import demo
 from paretune.cli.evaluate import evaluate
 from paretune.cli.listing import list_known
@@ -16,6 +18,7 @@ from paretune.cli.paper import paper
 from paretune.cli.predict import predict
 from paretune.cli.report import report
 from paretune.cli.show import show
+from paretune.cli.suite import app as suite
 from paretune.cli.train import train
 from paretune.errors import UsageError
 
@@ -55,6 +58,9 @@ app.command(cls=ManyValues)(cost)
 app.command()(paper)
 app.command(cls=ManyValues)(bench)
 app.command()(ablate)
+app.command()(compare)
+app.add_typer(data, name="data")
+app.add_typer(suite, name="suite")
 app.command("list")(list_known)
 app.command()(demo)
 

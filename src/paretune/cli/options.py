@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 Data = Annotated[
-    Path, typer.Option(help="Image folder: train/ and val/ with a folder per class, or folders per class.")
+    str,
+    typer.Option(
+        help="Image folder: train/ and val/ with a folder per class, or folders per class; or FILE.csv, tar shards, a "
+        "VTAB-1K task, hf:NAME, cifar100:ROOT, ... (docs/data.md)."
+    ),
 ]
 Model = Annotated[str, typer.Option(help="timm name, hf-hub:... id, or paretune_tiny (embedded, needs no download).")]
 Recipe = Annotated[str, typer.Option(help="A paper's settings; `paretune list recipes` shows them.")]
@@ -17,6 +21,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: adapter.rank=4, reducer.keep=0.5, "
                  "schedule.min_lr=0; adapter.1.rank=4 where there are several adapters. Repeatable."),
+]  # fmt: skip
+SetEach = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE ...", help="As in `paretune train`, for every recipe; "
+                 "for one of them: NAME.KEY=VALUE, as in lora.adapter.rank=4."),
 ]  # fmt: skip
 ImageSize = Annotated[int | None, typer.Option(min=1, help="Side of the square input; the backbone's own by default.")]
 Pretrained = Annotated[bool, typer.Option(help="Start from pretrained weights.")]

@@ -29,7 +29,7 @@ def training(preprocessing: dict, augment: str = "none") -> Callable:
     if augment not in AUGMENTATIONS:
         raise unknown("augment", augment, list(AUGMENTATIONS))
     squash = create_transform(**config, is_training=True, no_aug=True)
-    return Compose([RandomHorizontalFlip(), squash]) if augment == "flip" else squash
+    return Compose([squash, RandomHorizontalFlip()]) if augment == "flip" else squash
 
 
 def framing(preprocessing: dict, augment: str) -> dict:

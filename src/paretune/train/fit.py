@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -11,10 +12,12 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 
 from paretune.checkpoint import described, fingerprint, save, split
+from paretune.config import choice_problems
 from paretune.core.model import Adapted
 from paretune.errors import UsageError, refuse, unknown
 from paretune.measure.machine import environment
 from paretune.plan import Schedule
+from paretune.train import tasks
 from paretune.train.device import pick_device
 from paretune.train.log import Log
 from paretune.train.record import describe
@@ -26,15 +29,26 @@ PRECISIONS = ("no", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. `record` is what record.json holds; `history` has one row per epoch."""
+    """A finished run. `record` is what record.json holds; `history` has one row per epoch.
+
+    `score` and `loss` are those of the kept epoch on the validation images; `metric` says what the score is.
+    """
 
     out: Path
+    metric: str
     best_epoch: int
-    accuracy: float
+    score: float | None
     loss: float
     seconds: float
     history: list[dict]
     record: dict
+
+    @property
+    def accuracy(self) -> float:
+        """The score of a task whose score is the accuracy; AttributeError for others."""
+        if self.metric != "accuracy":
+            raise AttributeError(f"this training was scored by {self.metric}, not by accuracy: read `score`")
+        return self.score
 
 
 def fit(
@@ -51,15 +65,19 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    keep: Literal["best", "last"] = "best",
+    cache: bool = True,
     notes: dict | None = None,
     quiet: bool = False,
 ) -> Result:
     """Train the tensors of `model` that require a gradient; leave the best epoch in `model` and in the folder `out`.
 
-    The best epoch is the one of the highest accuracy on `val_set` (of equals: the lowest loss, then the earliest).
-    Data sets give (image (3, H, W), label) and have `classes`. Random order, transforms and dropout depend on (seed,
-    epoch) alone, so a run that was interrupted and is resumed ends, on a CPU, in the same bits. torch's, numpy's and
-    Python's global generators are seeded. Under `accelerate launch` every process takes `schedule.batch_size` images.
+    The best epoch is the one of the highest accuracy on `val_set`, or mean average precision, or R2, as the task has it
+    (of equals: the lowest loss, then the earliest). Data sets give (image (3, H, W), target) and have `classes`; their
+    `task` is multiclass if they do not say, and other tasks and class weights need all their `targets`. Random order,
+    transforms and dropout depend on (seed, epoch) alone, so a run that was interrupted and is resumed ends, on a CPU,
+    in the same bits. torch's, numpy's and Python's global generators are seeded. Under `accelerate launch` every
+    process takes `schedule.batch_size` images.
 
     Args:
         workers: processes that load images; 0 loads in this one. The result does not depend on it.
@@ -67,6 +85,9 @@ def fit(
         accumulate: batches per update of the weights.
         resume: go on after the last finished epoch of an interrupted run with the same settings and data.
         overwrite: remove the run that `out` holds.
+        keep: "last" keeps the last epoch instead of the best, and so chooses nothing on `val_set`.
+        cache: compute once what is the same in every epoch, where memory allows: decoded pictures, and the tokens after
+            the last block that nothing trained or random touches.
         notes: anything else that says what this run is (JSON values); kept in the record, compared when resuming.
         quiet: no progress on stderr.
 
@@ -76,13 +97,13 @@ def fit(
     """
     _check(model, train_set, val_set, schedule, mixed_precision, accumulate)
     accelerator = _accelerator(device, mixed_precision, accumulate)
-    settings = _settings(model, train_set, val_set, schedule, seed, accelerator, notes)
+    settings = _settings(model, train_set, val_set, schedule, seed, keep, accelerator, notes)
     folder = RunFolder(out, settings)
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
     if accelerator.is_main_process:
         folder.begin(resume)
-    training = Training(model, train_set, val_set, schedule, accelerator, seed, workers)
+    training = Training(model, train_set, val_set, schedule, accelerator, seed, workers, keep, cache)
     state = folder.load() if resume else None
     if state is not None:
         training.restore(state)
@@ -112,6 +133,11 @@ def _check(model, train_set, val_set, schedule: Schedule, mixed_precision: str |
         problems.append("the training and the validation set have different classes")
     if model.classes is not None and len(model.classes) != len(train_set.classes):
         problems.append(f"the model has {len(model.classes)} classes, the data have {len(train_set.classes)}")
+    if tasks.task_of(train_set) != tasks.task_of(val_set):
+        problems.append("the training and the validation set have different tasks")
+    problems += choice_problems(schedule)
+    wrong = tasks.mismatch(model, train_set)
+    problems += [wrong] if wrong else tasks.problems(schedule, train_set)
     refuse(problems, "cannot train")
 
 
@@ -126,7 +152,7 @@ def _accelerator(device: str, mixed_precision: str | None, accumulate: int) -> A
     return Accelerator(cpu=where.type == "cpu", mixed_precision=mixed_precision, gradient_accumulation_plugin=plugin)
 
 
-def _settings(model, train_set, val_set, schedule, seed, accelerator: Accelerator, notes: dict | None) -> dict:
+def _settings(model, train_set, val_set, schedule, seed, keep, accelerator: Accelerator, notes: dict | None) -> dict:
     return {
         **(notes or {}),
         "model": {
@@ -135,6 +161,7 @@ def _settings(model, train_set, val_set, schedule, seed, accelerator: Accelerato
         },
         "schedule": asdict(schedule),
         "seed": seed,
+        "keep": keep,
         "data": {"train": describe(train_set), "val": describe(val_set), "classes": list(train_set.classes)},
         "preprocessing": model.preprocessing,
         "mixed_precision": accelerator.mixed_precision,
@@ -145,7 +172,7 @@ def _settings(model, train_set, val_set, schedule, seed, accelerator: Accelerato
 
 def _finish(training: Training, folder: RunFolder) -> Result:
     """Save the best epoch and the record of how it came about."""
-    best = {f"best_{key}": training.best_row[key] for key in ("epoch", "val_accuracy", "val_loss")}
+    best = {f"best_{key}": training.best_row[key] for key in ("epoch", training.chooser, "val_loss")}
     seconds = sum(row["seconds"] for row in training.history)
     record = {
         **best,
@@ -159,4 +186,5 @@ def _finish(training: Training, folder: RunFolder) -> Result:
         save(model, folder.out, training={**folder.settings, **best})
         folder.finish(record)
     training.accelerator.wait_for_everyone()
-    return Result(folder.out, *best.values(), seconds, training.history, record)
+    metric = training.chooser.removeprefix("val_")
+    return Result(folder.out, metric, *best.values(), seconds, training.history, record)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -95,7 +95,7 @@ class RunFolder:
             raise UsageError(f"the run in {self.out} is finished: there is nothing to resume")
         if not (self.state / "settings.json").exists():
             raise UsageError(f"there is no interrupted run in {self.out} to resume: start it without resume")
-        then = read_json(self.state / "settings.json")
+        then = completed(read_json(self.state / "settings.json"))
         if changes := list(differences(then, self.settings)):
             raise UsageError(f"cannot resume the run in {self.out}, these settings differ: {'; '.join(changes)}")
 
@@ -104,6 +104,15 @@ class RunFolder:
             (self.out / name).unlink(missing_ok=True)
         for name in (STATE, LOGS):
             shutil.rmtree(self.out / name, ignore_errors=True)
+
+
+def completed(settings: dict) -> dict:
+    """Recorded settings; what a schedule could not say yet when they were written has its default."""
+    if "schedule" not in settings:
+        return settings
+    from paretune.plan import Schedule  # here, because whoever only reads a record need not wait for timm
+
+    return {**settings, "schedule": {**asdict(Schedule()), **settings["schedule"]}}
 
 
 def differences(then: object, now: object, name: str = ""):

@@ -10,17 +10,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.scheduler import CosineLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from paretune.core.model import Adapted
-from paretune.errors import UsageError
+from paretune.errors import Diverged
 from paretune.plan import Schedule
+from paretune.train import tasks
 from paretune.train.evaluate import Metrics, score
 from paretune.train.log import Log
 from paretune.train.memory import readable, training_bytes
 from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
+from paretune.train.prefix import remembered
 from paretune.train.runfolder import EpochState
 
 
@@ -28,19 +30,28 @@ class Training:
     """The moving parts of one run: what changes from epoch to epoch is in `state`, and only there.
 
     `plain` is the model as it was given, `objective` the same one with its losses as accelerate wraps it, `named` its
-    trained tensors.
+    trained tensors, `chooser` the entry of a row that chooses the best epoch.
     """
 
-    def __init__(self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers):
-        self.schedule, self.accelerator, self.seed = schedule, accelerator, seed
+    def __init__(
+        self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers, keep, cache
+    ):
+        self.schedule, self.accelerator, self.seed, self.keep = schedule, accelerator, seed, keep
         self.classes, self.sample = val_set.classes, train_set[0][0]
         self.plain = model.to(accelerator.device)
+        self.chooser = f"val_{tasks.kind_of(model).main}"
+        tasks.standardise(model, train_set)
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.learner, self.kept = self.plain, ""
+        if cache:
+            self.learner, train_set, val_set, self.kept = remembered(
+                self.plain, train_set, val_set, accelerator.autocast, schedule.batch_size, workers
+            )
         self.order = SeededEpochs(train_set, seed)
         optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
         options = {"batch_size": schedule.batch_size, "num_workers": workers, "generator": torch.Generator()}
         train_loader, val_loader = DataLoader(self.order, sampler=self.order, **options), DataLoader(val_set, **options)
-        objective = Objective(self.plain, nn.CrossEntropyLoss(label_smoothing=schedule.label_smoothing))
+        objective = Objective(self.learner, tasks.criterion(self.plain, schedule, train_set))
         self.objective, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
             objective, optimizer, train_loader, val_loader
         )
@@ -56,10 +67,16 @@ class Training:
         trained, total = (sum(p.numel() for p in group) for group in (self.named.values(), self.plain.parameters()))
         need = training_bytes(self.plain, self.sample.to(self.accelerator.device), self.schedule.batch_size)
         return (
-            f"{len(train_set):,} images to train on, {len(val_set):,} to validate, {len(self.classes)} classes\n"
+            f"{len(train_set):,} images to train on, {len(val_set):,} to validate, {self._outputs()}\n"
             f"{trained:,} trained of {total:,} parameters ({trained / total:.2%}); memory: about {readable(need)} "
             f"per process for batches of {self.schedule.batch_size}, on {self.accelerator.device}"
+            + (f"\ncomputed once and kept: {self.kept}" if self.kept else "")
         )
+
+    def _outputs(self) -> str:
+        """Such as "10 classes"."""
+        one, several = tasks.kind_of(self.plain).outputs
+        return f"{len(self.classes)} {one if len(self.classes) == 1 else several}"
 
     def epoch(self, epoch: int, log: Log) -> dict:
         """Train for one epoch, validate, remember the best; returns the new row of the history."""
@@ -70,14 +87,18 @@ class Training:
         lr = self.optimizer.param_groups[0]["lr"]
         losses = self._train(log.track(self.train_loader, epoch), epoch)
         if not math.isfinite(total := sum(losses.values())):
-            raise UsageError(f"the training loss became {total} in epoch {epoch + 1}: use a smaller learning rate")
+            raise Diverged(f"the training loss became {total} in epoch {epoch + 1}: use a smaller learning rate")
         gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
-        metrics = score(self.plain, self.val_loader, self.classes, gather, precision)
+        metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
         row = _row(epoch, lr, losses, metrics, perf_counter() - start)
         self.history.append(row)
-        if not self.best_row or _rank(row) > _rank(self.best_row):
+        if self.keep == "last" or not self.best_row or self._rank(row) > self._rank(self.best_row):
             self.best_row, self.best = row, {name: p.detach().clone() for name, p in self.named.items()}
         return row
+
+    def _rank(self, row: dict) -> tuple[float, float]:
+        value = row[self.chooser]
+        return -math.inf if value is None else value, -row["val_loss"]
 
     def _tell_reducer(self, epoch: int) -> None:
         if self.plain.reducer is not None:
@@ -87,9 +108,9 @@ class Training:
         """One pass over the training set; returns the mean of every loss over all images and processes."""
         self.objective.train()
         update, seen = epoch * self.updates_per_epoch, 0
-        for images, labels in batches:
+        for images, targets in batches:
             with self.accelerator.accumulate(self.objective):
-                losses = self.objective(images, labels)
+                losses = self.objective(images, targets)
                 self.accelerator.backward(sum(losses.values()))
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -97,7 +118,7 @@ class Training:
                 update += 1
                 self.scheduler.step_update(update)
             one = torch.ones((), device=self.accelerator.device)
-            seen += torch.stack([*(loss.detach() for loss in losses.values()), one]) * len(labels)
+            seen += torch.stack([*(loss.detach() for loss in losses.values()), one]) * len(targets)
         *totals, images = self.accelerator.reduce(seen, "sum").tolist()
         return {f"train_{name}": total / images for name, total in zip(losses, totals, strict=True)}
 
@@ -155,13 +176,9 @@ def _row(epoch: int, lr: float, losses: dict[str, float], metrics: Metrics, seco
         "lr": lr,
         **losses,
         "val_loss": metrics.loss,
-        "val_accuracy": metrics.accuracy,
+        f"val_{metrics.main}": metrics.scores[metrics.main],
         "seconds": seconds,
     }
-
-
-def _rank(row: dict) -> tuple[float, float]:
-    return row["val_accuracy"], -row["val_loss"]
 
 
 def _group(state: EpochState, prefix: str) -> dict[str, Tensor]:

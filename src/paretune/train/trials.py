@@ -6,34 +6,39 @@ OUT/<name>/seed0/     a training run as `fit` leaves it, and trial.json, written
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from paretune.checkpoint import load
 from paretune.config import to_json
 from paretune.core.model import Adapted
-from paretune.data.folder import read_folder, read_split
+from paretune.data.opening import open_splits
 from paretune.data.transforms import evaluation, framing, training
 from paretune.errors import UsageError
 from paretune.plan import Schedule, adapt
 from paretune.train.evaluate import evaluate
 from paretune.train.fit import fit
-from paretune.train.runfolder import differences, read_json, write_json
+from paretune.train.runfolder import completed, differences, read_json, write_json
 
 TRIAL = "trial.json"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tried: a name that a folder can have, a backbone's name, adapters, reducer and schedule."""
+    """What is tried: a name that a folder can have, a backbone's name, adapters, reducer and schedule; `preprocessing`
+    holds what differs from the backbone's own, such as its mean and std; `keep` is the best epoch on the validation
+    images, or the last one."""
 
     name: str
     model: str
     adapters: tuple[Any, ...]
     reducer: Any
     schedule: Schedule
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -47,52 +52,64 @@ class Split:
 
 @dataclass(frozen=True)
 class Trial:
-    """One seed: accuracies are shares, 0 to 1; `epoch` is the best one on the validation images."""
+    """One seed: accuracies are shares, 0 to 1, None before the test images were looked at; `epoch` is the one
+    that was kept."""
 
     seed: int
-    accuracy: float
+    accuracy: float | None
     val_accuracy: float
     epoch: int
     seconds: float
 
 
-def read_three(root: str | Path, seed: int = 0) -> Split:
-    """A folder of images with its own test split; where it has no val/, a fifth of train/ is drawn with `seed`.
+def read_three(data: str | Path, seed: int = 0) -> Split:
+    """Data of any form with test images; where there are none for validation, a fifth of the rest is drawn with `seed`.
 
-    Raises UsageError as the readers do, and for a folder without test images.
+    Raises UsageError as the readers do, and for data without test images.
     """
-    train, validate = read_folder(root, seed=seed)
-    return Split(train, validate, read_split(root, "test", tuple(train.classes)))
+    found = open_splits(data, seed=seed)
+    if found.test is None:
+        raise UsageError(f"{data} has no split 'test': comparisons need images that played no part in training")
+    return Split(found.train, found.val, found.test)
 
 
-def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str = "auto") -> Trial:
+def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str = "auto", test: bool = True) -> Trial:
     """One training in OUT/<name>/seed<seed>, or what is still there of a finished one; an interrupted one goes on.
 
-    The epoch is chosen on the validation images; the test images are looked at once, after training. Raises UsageError
-    where the folder holds a trial of other settings or data.
+    The test images are looked at once, after training, and not at all
+    with test=False: a later call does it then. Raises UsageError where the folder holds a trial of other settings or
+    data.
     """
     out = Path(out) / setting.name / f"seed{seed}"
     wanted = _described(setting, data, seed)
-    if (out / TRIAL).exists():
-        return _finished(out, wanted)
+    found = _finished(out, wanted) if (out / TRIAL).exists() else _trained(setting, data, seed, out, device)
+    if test and found.accuracy is None:
+        model = load(out)
+        found = replace(found, accuracy=evaluate(model, _seen(data.test, model), device=device).accuracy)
+    write_json(out / TRIAL, {"settings": wanted, "result": asdict(found)})
+    return found
+
+
+def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -> Trial:
     model = _build(setting, list(data.train.classes), seed)
-    learn, look = training(model.preprocessing, setting.schedule.augment), evaluation(model.preprocessing)
+    learn = data.train.through(training(model.preprocessing, setting.schedule.augment))
     begun = (out / "state" / "settings.json").exists()
     result = fit(
-        model, data.train.through(learn), data.validate.through(look), setting.schedule, out,
-        seed=seed, device=device, resume=begun, overwrite=not begun, quiet=True,
+        model, learn, _seen(data.validate, model), setting.schedule, out,
+        seed=seed, device=device, resume=begun, overwrite=not begun, keep=setting.keep, quiet=True,
     )  # fmt: skip
-    accuracy = evaluate(model, data.test.through(look), device=device).accuracy
-    done = Trial(seed, accuracy, result.accuracy, result.best_epoch, result.seconds)
-    write_json(out / TRIAL, {"settings": wanted, "result": asdict(done)})
-    return done
+    return Trial(seed, None, result.accuracy, result.best_epoch, result.seconds)
+
+
+def _seen(images: Any, model: Adapted) -> Any:
+    return images.through(evaluation(model.preprocessing))
 
 
 def _build(setting: Setting, classes: list[str], seed: int) -> Adapted:
     options = {"drop_path_rate": setting.schedule.drop_path} if setting.schedule.drop_path else {}
     torch.manual_seed(seed)
     model = adapt(setting.model, setting.adapters, setting.reducer, classes, pretrained=True, **options)
-    model.preprocessing = framing(model.preprocessing, setting.schedule.augment)
+    model.preprocessing = framing(model.preprocessing, setting.schedule.augment) | setting.preprocessing
     return model
 
 
@@ -109,6 +126,6 @@ def _described(setting: Setting, data: Split, seed: int) -> dict:
 def _finished(out: Path, wanted: dict) -> Trial:
     """What a finished trial found, if it was the same."""
     found = read_json(out / TRIAL)
-    if changes := list(differences(found["settings"], wanted)):
+    if changes := list(differences(completed(found["settings"]), wanted)):
         raise UsageError(f"{out} holds another trial, these settings differ: {'; '.join(changes)}; use another folder")
     return Trial(**found["result"])

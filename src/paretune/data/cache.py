@@ -1,0 +1,74 @@
+"""What is the same in every epoch is computed once: pictures are decoded and resized once, not once an epoch."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import Compose
+
+from paretune.data.arrays import ImageArrays
+
+
+def is_still(draw: Callable[[], Any]) -> bool:
+    """Whether `draw` uses no random numbers: it leaves the generators of Python, numpy and torch as they were."""
+    before = _generators()
+    draw()
+    return _generators() == before
+
+
+def _generators() -> tuple:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)]
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - whether others use the old generator is the question
+    return random.getstate(), (name, keys.tobytes(), *rest), states
+
+
+def decoded(dataset: Any, budget: int, workers: int = 0) -> Any:
+    """The same data set with its pictures decoded and resized in memory, or as it is where that cannot be.
+
+    The steps of its transform before the first random one and before tensors are taken once for every picture, the
+    others at every access: what it gives stays the same to the bit. Pictures must come out of these steps in one size,
+    and all of them in at most `budget` bytes.
+    """
+    steps = _steps(getattr(dataset, "transform", None))
+    if isinstance(dataset, ImageArrays) or not steps:
+        return dataset
+    picture, once = dataset.through(None)[0][0], 0
+    while once < len(steps) and isinstance(after := _still(steps[once], picture), Image.Image):
+        picture, once = after, once + 1
+    if not once or len(dataset) * picture.width * picture.height * 3 > budget:
+        return dataset
+    pictures = DataLoader(
+        dataset.through(Compose([*steps[:once], np.asarray])),
+        batch_size=None, num_workers=workers, collate_fn=_picture, generator=torch.Generator(),
+    )  # fmt: skip
+    images = np.empty((len(dataset), picture.height, picture.width, 3), np.uint8)
+    for i, one in enumerate(pictures):
+        if one.shape != images.shape[1:]:
+            return dataset
+        images[i] = one
+    rest = Compose(steps[once:])
+    return ImageArrays(images, dataset.targets, dataset.classes, rest, "decoded", dataset.task)
+
+
+def _still(step: Callable, picture: Image.Image) -> Any:
+    """The picture after a step, None if the step is random."""
+    taken = []
+    return taken[0] if is_still(lambda: taken.append(step(picture))) else None
+
+
+def _picture(item: tuple) -> np.ndarray:
+    return item[0]
+
+
+def _steps(transform: Any) -> list[Callable]:
+    """The steps of a transform that is nothing but steps, [] for any other."""
+    if not isinstance(transform, Compose):
+        return []
+    return [part for step in transform.transforms for part in (_steps(step) or [step])]

@@ -1,0 +1,75 @@
+"""One training of a suite, in whatever process it is to run."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paretune.errors import Diverged
+from paretune.plan import Recipe
+from paretune.suite.protocols import Protocol
+from paretune.suite.suites import Suite
+from paretune.train.trials import Setting, Split, Trial, trial
+
+
+@dataclass(frozen=True)
+class Job:
+    """Train `recipe` at `lr` from `seed` on a task; with `test`, look at the test images too."""
+
+    suite: Suite
+    task: str
+    recipe: Recipe
+    protocol: Protocol
+    model: str
+    lr: float
+    seed: int
+    test: bool
+    out: Path
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.recipe.name}, lr {self.lr:g}, seed {self.seed}"
+
+    @property
+    def competes(self) -> bool:
+        """Whether it trains as a candidate, on train800 and val200: the final trainings of most protocols do not."""
+        return not self.test
+
+    @property
+    def setting(self) -> Setting:
+        """The trial's name and its methods."""
+        name = f"{self.task}/{self.recipe.name}/lr{self.lr:g}"
+        name += "-candidate" if self.competes and self.protocol.train != "train800" else ""
+        schedule, own = self.protocol.schedule_at(self.lr), self.protocol.preprocessing
+        keep = "best" if self.competes else self.protocol.epoch
+        return Setting(name, self.model, self.recipe.adapters, self.recipe.reducer, schedule, own, keep)
+
+
+def work(job: Job) -> Trial | None:
+    """Run a job, or read what it found before; None if the loss became infinite, which loses a competition."""
+    suite = job.suite
+    parts = _parts(suite.name, suite.root, job.task, tuple(suite.groups.items()))
+    train, validate = ("train800", "val200") if job.competes else (job.protocol.train, job.protocol.validate)
+    data = Split(parts[train], parts[validate], parts["test"])
+    try:
+        return trial(job.setting, data, job.seed, job.out, job.device, job.test)
+    except Diverged:
+        if not job.competes:
+            raise
+        return None
+
+
+@lru_cache(maxsize=2)
+def _parts(name: str, root: Path | None, task: str, groups: tuple) -> dict[str, Any]:
+    return Suite(name, dict(groups), root).parts(task)
+
+
+def prepare(threads: int) -> None:
+    """Make a fresh process ready for jobs beside others: Ctrl-C is for the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)

@@ -1,0 +1,115 @@
+"""What is held equal when methods are compared: who chooses the learning rate and the epoch, and on which images.
+
+Numbers of different protocols cannot be compared, so a protocol has a name and stands in every row of a ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from paretune.errors import unknown
+from paretune.plan import Recipe, Schedule
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every recipe is tuned, trained and tested.
+
+    schedule: the training, equal for all recipes but for the learning rate
+    factors: the learning rates that compete are the recipe's own times these; one means that nothing is tuned
+    train, validate: the parts to train on and to choose on; with a grid, candidates train on train800 and choose on
+        val200 whatever these say
+    epoch: "best" on `validate`, or "last"
+    tuning_seeds: a candidate's score is its mean over trainings from these
+    preprocessing: what differs from the backbone's own, such as mean and std
+    """
+
+    name: str
+    about: str
+    schedule: Schedule
+    factors: tuple[float, ...] = (1.0,)
+    train: Literal["train800", "train800val200"] = "train800"
+    validate: Literal["val200", "test"] = "val200"
+    epoch: Literal["best", "last"] = "best"
+    tuning_seeds: tuple[int, ...] = (0,)
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict:
+        """One JSON object that is equal for rows that can be compared, but for the input size of the backbone."""
+        on_test = self.validate == "test" and self.epoch == "best"
+        return {
+            "name": self.name,
+            "train": self.train,
+            "selection": self.validate if self.epoch == "best" else "val200" if len(self.factors) > 1 else "none",
+            "grid": {"lr, the recipe's times": list(self.factors)},
+            "tuning_seeds": list(self.tuning_seeds),
+            "epoch": f"best on {self.validate}" if self.epoch == "best" else "last",
+            "test_used": "to choose the epoch" if on_test else "once",
+            "augment": self.schedule.augment,
+            "schedule": {key: value for key, value in asdict(self.schedule).items() if key != "lr"},
+        }
+
+    def rates(self, recipe: Recipe) -> list[float]:
+        """The learning rates that compete for a recipe."""
+        return [float(f"{recipe.schedule.lr * factor:.6g}") for factor in self.factors]
+
+    def schedule_at(self, lr: float) -> Schedule:
+        """The schedule with its learning rate."""
+        return replace(self.schedule, lr=lr)
+
+    def lasting(self, epochs: int) -> Protocol:
+        """The same with other epochs, and so under another name; warm-up keeps its share."""
+        share = self.schedule.warmup_epochs / self.schedule.epochs
+        schedule = replace(self.schedule, epochs=epochs, warmup_epochs=share * epochs)
+        return replace(self, name=f"{self.name}, {epochs} epochs", schedule=schedule)
+
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_NOTHING = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+# Of the PETL-ViT family, FPET and Adapter+ alike: AdamW, 100 epochs of batch 64, 10 of them warm-up, no augmentation.
+_VTAB = Schedule(epochs=100, batch_size=64, weight_decay=1e-4, warmup_epochs=10, drop_path=0.1)
+_ADAPTER_PLUS = replace(_VTAB, warmup_lr=1e-5, min_lr=1e-6)
+PROTOCOLS = {
+    one.name: one
+    for one in (
+        Protocol(
+            "offline",
+            "10 epochs on 800 images; learning rate and epoch chosen on 200 others, per task; the test looked at once",
+            Schedule(epochs=10, batch_size=32, weight_decay=1e-4, warmup_epochs=1),
+            factors=(1.0, 3.0, 10.0),
+        ),
+        Protocol(
+            "adapter-plus",
+            "after Adapter+ (Steitz and Roth, CVPR 2024): one setting for all tasks, trained on all 1,000 images, last "
+            "epoch, the backbone's own normalisation; nothing is chosen per task",
+            _ADAPTER_PLUS,
+            train="train800val200",
+            epoch="last",
+        ),
+        Protocol(
+            "petl-vit",
+            "what FacT, Convpass and RepAdapter print: trained on all 1,000 images with ImageNet's mean and std, the "
+            "epoch chosen ON THE TEST images; for comparison with their tables only",
+            _VTAB,
+            train="train800val200",
+            validate="test",
+            preprocessing=_IMAGENET,
+        ),
+        Protocol(
+            "fpet",
+            "what FPET and Bi-AdaptFormer print: as petl-vit, with images that are not normalised",
+            _VTAB,
+            train="train800val200",
+            validate="test",
+            preprocessing=_NOTHING,
+        ),
+    )
+}
+
+
+def protocol(name: str) -> Protocol:
+    """A protocol by name. Raises UsageError for an unknown one, with suggestions."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, list(PROTOCOLS))
+    return PROTOCOLS[name]

@@ -1,0 +1,63 @@
+"""Every recipe on every task, tuned, trained and tested by one protocol; each result is a row of the ledger.
+
+OUT/<task>/<recipe>/lr<lr>/seed<seed>/     one training, see train/trials.py: a finished one is not run again
+OUT/ledger.jsonl                           a row per recipe, task and seed, written when its test is done
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from paretune.ledger.results import Ledger, key
+from paretune.suite.clock import Clock
+from paretune.suite.pair import Pair, Plan
+
+LEDGER = "ledger.jsonl"
+
+
+def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Run what the ledger does not hold yet; returns a sentence for every job that failed, the others go on.
+
+    Jobs of the first task come first, and the seeds of a pair as soon as its learning rate is chosen. A job that failed
+    or was interrupted is tried again by the next call; so nothing but time is lost. The pool is closed afterwards.
+    """
+    pairs = plan.pairs()
+    queue, number, failed = [], count(), []
+
+    def add(order: int, jobs: list) -> None:
+        for job in jobs:
+            heapq.heappush(queue, (order, next(number), job))
+
+    for order, pair in enumerate(pairs):
+        add(order, pair.first(_seeds_in(ledger, plan, pair)))
+    clock = Clock(sum(pair.most() for pair in pairs))
+    running: dict[Any, tuple] = {}
+    try:
+        while queue or running:
+            while queue and len(running) < pool.slots:
+                order, _, job = heapq.heappop(queue)
+                running[pool.start(job)] = (order, job)
+            for handle, result in pool.wait(list(running)).items():
+                order, job = running.pop(handle)
+                if isinstance(result, Exception):
+                    failed.append(f"{job}: {result}")
+                    tell(f"FAILED {failed[-1]}")
+                    continue
+                tell(clock.done(job, result))
+                if job.test:
+                    ledger.append(pairs[order].row(result))
+                else:
+                    add(order, pairs[order].after(job, result))
+    except BaseException:
+        pool.close(now=True)
+        raise
+    pool.close()
+    return failed
+
+
+def _seeds_in(ledger: Ledger, plan: Plan, pair: Pair) -> set[int]:
+    """The seeds of a pair that the ledger holds already, by the same protocol."""
+    return {seed for seed in plan.seeds if ledger.has(key(pair.question(seed)))}

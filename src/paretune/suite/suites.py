@@ -1,0 +1,73 @@
+"""The tasks of a suite and where their images are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paretune.data.offline import OFFLINE, offline_parts
+from paretune.data.vtab import VTAB, vtab_task
+from paretune.errors import UsageError, unknown
+from paretune.train.runfolder import read_json
+
+PARTS = ("train800", "val200", "train800val200", "test")
+GROUPS = "suite.json"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`groups` says of every task to which group it belongs; `root` is the folder of one that lies on the disk."""
+
+    name: str
+    groups: dict[str, str]
+    root: Path | None = None
+
+    def parts(self, task: str) -> dict[str, Any]:
+        """The data sets train800, val200, train800val200 and test of a task."""
+        return offline_parts(task) if self.root is None else vtab_task(self.root, task)
+
+    def only(self, tasks: list[str]) -> Suite:
+        """The suite with these tasks alone. Raises UsageError for one that it does not have."""
+        for task in tasks:
+            if task not in self.groups:
+                raise unknown(f"task of the suite {self.name}", task, list(self.groups))
+        return Suite(self.name, {task: self.groups[task] for task in tasks}, self.root)
+
+
+def open_suite(name: str, root: str | Path | None = None) -> Suite:
+    """ "offline", drawn here; "vtab1k" with the folder that holds its tasks; or a folder of tasks of your own.
+
+    A folder of your own is laid out as VTAB-1K: FOLDER/TASK/train800.txt, val200.txt, train800val200.txt, test.txt and
+    images; FOLDER/suite.json may say {"groups": {"TASK": "GROUP"}}. Raises UsageError for what is missing.
+    """
+    if name == "offline":
+        if root is not None:
+            raise UsageError("the offline suite is drawn, it takes no folder of data")
+        return Suite("offline", {task: drawn.group for task, drawn in OFFLINE.items()})
+    if name == "vtab1k":
+        if root is None:
+            raise UsageError("the suite vtab1k needs the folder that holds its 19 tasks: --data FOLDER")
+        return _vtab(Path(root))
+    return _own(Path(name))
+
+
+def _vtab(root: Path) -> Suite:
+    if missing := [task for task in VTAB if not (root / task).is_dir()]:
+        raise UsageError(
+            f"{root} lacks {', '.join(missing)} of VTAB-1K's 19 tasks: `paretune data verify {root}` says more; "
+            "for some of its tasks alone give the folder as --suite, and name them with --tasks"
+        )
+    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, root)
+
+
+def _own(root: Path) -> Suite:
+    tasks = sorted(path.parent.name for path in root.glob("*/train800.txt")) if root.is_dir() else []
+    if not tasks:
+        raise UsageError(
+            f"unknown suite '{root}': use offline, vtab1k, or a folder that holds TASK/train800.txt, val200.txt, "
+            "train800val200.txt and test.txt as VTAB-1K does"
+        )
+    groups = read_json(root / GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
+    known = {task: one.group for task, one in VTAB.items()}
+    return Suite(root.resolve().name, {task: groups.get(task, known.get(task, "all")) for task in tasks}, root)

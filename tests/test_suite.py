@@ -1,0 +1,219 @@
+"""A suite tunes on validation images, looks at the test once, and loses nothing but time when it is interrupted."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import paretune as pt
+from paretune.ledger.results import Ledger
+from paretune.plan import Schedule
+from paretune.suite import jobs
+from paretune.suite.clock import Clock
+from paretune.suite.jobs import work
+from paretune.suite.pair import Plan
+from paretune.suite.pool import Here, Processes
+from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
+from paretune.suite.run import run_suite
+from paretune.suite.suites import Suite, open_suite
+from paretune.train import trials
+
+QUICK = Protocol("quick", "for tests", Schedule(epochs=1, batch_size=8, warmup_epochs=0), factors=(1.0, 30.0))
+SIZES = {"train800": 16, "val200": 8, "train800val200": 24, "test": 12}
+
+
+def write_task(folder, seed):
+    """A task of two classes laid out as VTAB-1K: dark and bright noise."""
+    random = np.random.default_rng(seed)
+    for part, count in SIZES.items():
+        (folder / "images" / part).mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            pixels = random.integers(0, 80, (32, 32, 3)) + 120 * (i % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / part / f"{i:06}.png")
+            lines.append(f"images/{part}/{i:06}.png {i % 2}\n")
+        (folder / f"{part}.txt").write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tasks")
+    write_task(root / "night", 0)
+    write_task(root / "day", 1)
+    (root / "suite.json").write_text(json.dumps({"groups": {"night": "natural", "day": "structured"}}))
+    return root
+
+
+@pytest.fixture
+def plan(root, tmp_path):
+    recipes = (pt.recipe("linear"), replace(pt.recipe("lora"), adapters=(pt.LoRA(rank=2),)))
+    return Plan(open_suite(str(root)), recipes, QUICK, (0, 1), "paretune_tiny", tmp_path / "out", "cpu")
+
+
+def results(ledger):
+    return {(row.task, row.recipe, row.seed): (row.test, row.val, row.chosen) for row in ledger.rows()}
+
+
+def test_every_recipe_is_tuned_on_val_and_tested_once_from_every_seed(plan, tmp_path, monkeypatch):
+    tested, trained = [], []
+    monkeypatch.setattr(trials, "evaluate", spy(trials.evaluate, tested, lambda model, data, device: len(data)))
+    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, sizes))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert run_suite(plan, Here(work), ledger) == []
+    rows = ledger.rows()
+    assert len(rows) == 2 * 2 * 2
+    assert tested == [SIZES["test"]] * 8
+    assert set(trained) == {(SIZES["train800"], SIZES["val200"])}
+    assert len(trained) == 4 * (2 + 1)  # two learning rates from seed 0, and seed 1 at the better one
+    for row in rows:
+        best = max(row.candidates, key=lambda one: (one["val"], -one["lr"]))
+        assert row.chosen == {"lr": best["lr"]}
+        assert row.settings["schedule"]["lr"] == best["lr"]
+        assert row.group == {"night": "natural", "day": "structured"}[row.task]
+        assert row.data["images"] == {"train": 16, "val": 8, "test": 12}
+    assert [row.task for row in rows] == ["day"] * 4 + ["night"] * 4  # whole tasks first
+
+
+def test_what_was_found_is_not_looked_for_again(plan, tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    run_suite(plan, Here(work), ledger)
+    before = ledger.path.read_text()
+    run_suite(plan, Here(lambda job: pytest.fail(f"ran {job} again")), ledger)
+    assert ledger.path.read_text() == before
+    more = replace(plan, seeds=(0, 1, 2))
+    trained = []
+    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, lambda *args, **kwargs: kwargs["seed"]))
+    run_suite(more, Here(work), ledger)
+    assert trained == [2] * 4
+    assert len(ledger.rows()) == 12
+
+
+def test_an_interrupted_suite_ends_as_one_that_was_not(plan, tmp_path):
+    whole = Ledger(tmp_path / "whole.jsonl")
+    run_suite(plan, Here(work), whole)
+    again = replace(plan, out=tmp_path / "again")
+    for patience in (3, 5):
+        with pytest.raises(KeyboardInterrupt):
+            run_suite(again, Here(losing_patience(patience)), Ledger(tmp_path / "again.jsonl"))
+    run_suite(again, Here(work), Ledger(tmp_path / "again.jsonl"))
+    assert results(Ledger(tmp_path / "again.jsonl")) == results(whole)
+
+
+def test_a_failed_job_is_told_and_the_others_go_on(plan, tmp_path):
+    def fails(job):
+        if job.task == "day" and job.recipe.name == "lora":
+            raise RuntimeError("out of luck")
+        return work(job)
+
+    ledger, told = Ledger(tmp_path / "ledger.jsonl"), []
+    failed = run_suite(plan, Here(fails), ledger, told.append)
+    assert len(failed) == 2
+    assert all("day, lora" in sentence and "out of luck" in sentence for sentence in failed)
+    done = {(row.task, row.recipe) for row in ledger.rows()}
+    assert done == {("day", "linear"), ("night", "linear"), ("night", "lora")}
+    assert sum(line.startswith("FAILED") for line in told) == 2
+
+
+def test_a_learning_rate_at_which_training_diverges_loses(plan, tmp_path):
+    wild = replace(QUICK, factors=(1.0, 1e30))
+    plan = replace(plan, protocol=wild, recipes=plan.recipes[1:], suite=plan.suite.only(["day"]), seeds=(0,))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert run_suite(plan, Here(work), ledger) == []
+    (row,) = ledger.rows()
+    assert row.chosen == {"lr": 1e-3}
+    assert [one["val"] is None for one in row.candidates] == [False, True]
+
+
+@pytest.mark.slow
+def test_processes_find_what_one_process_finds(plan, tmp_path):
+    plan = replace(plan, suite=plan.suite.only(["day"]))
+    alone, together = Ledger(tmp_path / "alone.jsonl"), Ledger(tmp_path / "together.jsonl")
+    run_suite(plan, Here(work), alone)
+    run_suite(replace(plan, out=tmp_path / "two"), Processes(work, 2, jobs.prepare), together)
+    assert results(together) == results(alone)
+
+
+@pytest.mark.parametrize("name", ["adapter-plus", "petl-vit", "fpet"])
+def test_a_protocol_for_vtab_trains_on_all_images(plan, tmp_path, monkeypatch, name):
+    trained = []
+    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, seen))
+    short = replace(protocol(name).lasting(2), schedule=replace(protocol(name).schedule, epochs=2, warmup_epochs=1))
+    plan = replace(plan, protocol=short, recipes=plan.recipes[:1], suite=plan.suite.only(["day"]), seeds=(0,))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    run_suite(plan, Here(work), ledger)
+    (row,) = ledger.rows()
+    chosen_on_test = name != "adapter-plus"
+    assert trained == [(24, 12 if chosen_on_test else 8, "best" if chosen_on_test else "last")]
+    assert row.protocol["test_used"] == ("to choose the epoch" if chosen_on_test else "once")
+    means = {"adapter-plus": [0.5] * 3, "petl-vit": [0.485, 0.456, 0.406], "fpet": [0.0] * 3}
+    assert row.protocol["preprocessing"]["mean"] == means[name]
+
+
+def test_protocols_say_how_the_test_images_were_used():
+    used = {name: one.describe()["test_used"] for name, one in PROTOCOLS.items()}
+    assert used == {
+        "offline": "once", "adapter-plus": "once", "petl-vit": "to choose the epoch", "fpet": "to choose the epoch",
+    }  # fmt: skip
+    assert PROTOCOLS["offline"].lasting(5).describe() != PROTOCOLS["offline"].describe()
+    assert PROTOCOLS["offline"].lasting(5).schedule.warmup_epochs == 0.5
+
+
+def test_suites_that_are_not_there_are_refused_by_name(tmp_path, root):
+    with pytest.raises(pt.UsageError, match="offline, vtab1k, or a folder"):
+        open_suite(str(tmp_path))
+    with pytest.raises(pt.UsageError, match="caltech101"):
+        open_suite("vtab1k", tmp_path)
+    with pytest.raises(pt.UsageError, match="--data"):
+        open_suite("vtab1k")
+    with pytest.raises(pt.UsageError, match="did you mean night"):
+        open_suite(str(root)).only(["nigth"])
+    with pytest.raises(pt.UsageError, match="no folder"):
+        open_suite("offline", tmp_path)
+
+
+def test_the_offline_suite_has_eight_tasks_or_more_in_three_groups():
+    suite = open_suite("offline")
+    assert len(suite.groups) >= 8
+    assert set(suite.groups.values()) == {"natural", "specialized", "structured"}
+
+
+def test_the_clock_tells_the_time_left_from_what_jobs_took(monkeypatch):
+    now = iter([0.0, 60.0, 60.1, 180.1])
+    monkeypatch.setattr("paretune.suite.clock.monotonic", lambda: next(now))
+    clock = Clock(63)
+    job = jobs.Job(Suite("s", {}), "day", pt.recipe("linear"), QUICK, "m", 1e-3, 0, False, "out", "cpu")
+    trial = trials.Trial(0, None, 0.5, 1, 1.0)
+    assert clock.done(job, trial) == "1 of 63  day, linear, lr 0.001, seed 0: val 50.0%  about 1:02 h left"
+    assert "about 1:01 h left" in clock.done(job, None)  # read, not run
+    assert "about 1:30 h left" in clock.done(job, trial)  # one minute and two
+
+
+def sizes(model, train, val, *args, **kwargs):
+    return len(train), len(val)
+
+
+def seen(model, train, val, *args, **kwargs):
+    return len(train), len(val), kwargs["keep"]
+
+
+def spy(function, calls, what):
+    def spied(*args, **kwargs):
+        calls.append(what(*args, **kwargs))
+        return function(*args, **kwargs)
+
+    return spied
+
+
+def losing_patience(after):
+    """`work` that is interrupted at its so many-th call."""
+    calls = []
+
+    def run(job):
+        calls.append(job)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        return work(job)
+
+    return run
