@@ -17,7 +17,7 @@ from paretune.data import digits as digits_module
 from paretune.data.digits import digits, linear_accuracy, load_scans, pixel_baseline, place_scans, split_rows
 from paretune.data.drawing import ink_strokes
 from paretune.data.drawn_classes import CLASSES, FILLED, TEXTURED, DrawnClasses, make_templates
-from paretune.data.unseen import MOST, counting
+from paretune.data.offline.counting import MOST, counting
 
 ASSET = Path(digits_module.__file__).parents[1] / "assets/paretune_tiny.safetensors"
 

@@ -419,3 +419,15 @@ def test_predictions_come_in_order_with_the_most_likely_class_first(tmp_path):
 def test_differences_name_every_leaf():
     then, now = {"a": 1, "b": {"c": [1], "d": 2}}, {"a": 1, "b": {"c": [2]}, "e": 3}
     assert list(differences(then, now)) == ["b.c was [1], is [2]", "b.d was 2, is null", "e was null, is 3"]
+
+
+def test_it_is_validated_when_it_is_time_to_and_after_the_last_epoch(tmp_path):
+    result = run(tmp_path, replace(SHORT, epochs=5), look_every=2)
+    assert [row["epoch"] for row in result.history if "val_accuracy" in row] == [2, 4, 5]
+    assert result.best_epoch in (2, 4, 5)
+
+
+def test_looking_once_keeps_the_last_epoch(tmp_path):
+    result = run(tmp_path, look_every=3)
+    assert result.best_epoch == 3
+    assert ["val_loss" in row for row in result.history] == [False, False, True]

@@ -46,8 +46,8 @@ class Job:
         name = f"{self.task}/{self.recipe.name}/lr{self.lr:g}"
         name += "-candidate" if self.competes and self.protocol.train != "train800" else ""
         schedule, own = self.protocol.schedule_at(self.lr), self.protocol.preprocessing
-        keep = "best" if self.competes else self.protocol.epoch
-        return Setting(name, self.model, self.recipe.adapters, self.recipe.reducer, schedule, own, keep)
+        looks = 1 if self.competes else self.protocol.look_every or schedule.epochs
+        return Setting(name, self.model, self.recipe.adapters, self.recipe.reducer, schedule, own, looks)
 
 
 def work(job: Job) -> Trial | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -65,7 +64,7 @@ def fit(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
-    keep: Literal["best", "last"] = "best",
+    look_every: int = 1,
     cache: bool = True,
     notes: dict | None = None,
     quiet: bool = False,
@@ -85,7 +84,8 @@ def fit(
         accumulate: batches per update of the weights.
         resume: go on after the last finished epoch of an interrupted run with the same settings and data.
         overwrite: remove the run that `out` holds.
-        keep: "last" keeps the last epoch instead of the best, and so chooses nothing on `val_set`.
+        look_every: validate after every so many epochs and after the last, and keep the best of these: with as many as
+            there are epochs the last one is kept, and nothing is chosen on `val_set`.
         cache: compute once what is the same in every epoch, where memory allows: decoded pictures, and the tokens after
             the last block that nothing trained or random touches.
         notes: anything else that says what this run is (JSON values); kept in the record, compared when resuming.
@@ -95,15 +95,15 @@ def fit(
         UsageError: settings that cannot be; an `out` that is taken; nothing, or something else, to resume; a loss that
             is no number any more.
     """
-    _check(model, train_set, val_set, schedule, mixed_precision, accumulate)
+    _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every)
     accelerator = _accelerator(device, mixed_precision, accumulate)
-    settings = _settings(model, train_set, val_set, schedule, seed, keep, accelerator, notes)
+    settings = _settings(model, train_set, val_set, schedule, seed, look_every, accelerator, notes)
     folder = RunFolder(out, settings)
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
     if accelerator.is_main_process:
         folder.begin(resume)
-    training = Training(model, train_set, val_set, schedule, accelerator, seed, workers, keep, cache)
+    training = Training(model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache)
     state = folder.load() if resume else None
     if state is not None:
         training.restore(state)
@@ -118,10 +118,13 @@ def fit(
     return _finish(training, folder)
 
 
-def _check(model, train_set, val_set, schedule: Schedule, mixed_precision: str | None, accumulate: int) -> None:
+def _check(
+    model, train_set, val_set, schedule: Schedule, mixed_precision: str | None, accumulate: int, look_every: int
+) -> None:
     if mixed_precision is not None and mixed_precision not in PRECISIONS:
         raise unknown("mixed precision", mixed_precision, list(PRECISIONS))
-    counts = {"epochs": schedule.epochs, "batch_size": schedule.batch_size, "accumulate": accumulate}
+    counts = {"epochs": schedule.epochs, "batch_size": schedule.batch_size, "accumulate": accumulate,
+              "look_every": look_every}  # fmt: skip
     problems = [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]
     if schedule.epochs >= 1 and not 0 <= schedule.warmup_epochs < schedule.epochs:
         problems.append(f"warmup_epochs={schedule.warmup_epochs:g} must be from 0 to below epochs={schedule.epochs}")
@@ -152,7 +155,9 @@ def _accelerator(device: str, mixed_precision: str | None, accumulate: int) -> A
     return Accelerator(cpu=where.type == "cpu", mixed_precision=mixed_precision, gradient_accumulation_plugin=plugin)
 
 
-def _settings(model, train_set, val_set, schedule, seed, keep, accelerator: Accelerator, notes: dict | None) -> dict:
+def _settings(
+    model, train_set, val_set, schedule, seed, look_every, accelerator: Accelerator, notes: dict | None
+) -> dict:
     return {
         **(notes or {}),
         "model": {
@@ -161,7 +166,7 @@ def _settings(model, train_set, val_set, schedule, seed, keep, accelerator: Acce
         },
         "schedule": asdict(schedule),
         "seed": seed,
-        "keep": keep,
+        "look_every": look_every,
         "data": {"train": describe(train_set), "val": describe(val_set), "classes": list(train_set.classes)},
         "preprocessing": model.preprocessing,
         "mixed_precision": accelerator.mixed_precision,

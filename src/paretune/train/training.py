@@ -17,7 +17,7 @@ from paretune.core.model import Adapted
 from paretune.errors import Diverged
 from paretune.plan import Schedule
 from paretune.train import tasks
-from paretune.train.evaluate import Metrics, score
+from paretune.train.evaluate import score
 from paretune.train.log import Log
 from paretune.train.memory import readable, training_bytes
 from paretune.train.objective import Objective
@@ -34,9 +34,9 @@ class Training:
     """
 
     def __init__(
-        self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers, keep, cache
+        self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers, look_every, cache
     ):
-        self.schedule, self.accelerator, self.seed, self.keep = schedule, accelerator, seed, keep
+        self.schedule, self.accelerator, self.seed, self.look_every = schedule, accelerator, seed, look_every
         self.classes, self.sample = val_set.classes, train_set[0][0]
         self.plain = model.to(accelerator.device)
         self.chooser = f"val_{tasks.kind_of(model).main}"
@@ -79,7 +79,7 @@ class Training:
         return f"{len(self.classes)} {one if len(self.classes) == 1 else several}"
 
     def epoch(self, epoch: int, log: Log) -> dict:
-        """Train for one epoch, validate, remember the best; returns the new row of the history."""
+        """Train for one epoch, validate if it is time to, remember the best; returns the new row of the history."""
         start = perf_counter()
         set_seed(mixed(self.seed, epoch, self.accelerator.process_index))
         self.order.epoch = epoch
@@ -88,11 +88,14 @@ class Training:
         losses = self._train(log.track(self.train_loader, epoch), epoch)
         if not math.isfinite(total := sum(losses.values())):
             raise Diverged(f"the training loss became {total} in epoch {epoch + 1}: use a smaller learning rate")
-        gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
-        metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
-        row = _row(epoch, lr, losses, metrics, perf_counter() - start)
-        self.history.append(row)
-        if self.keep == "last" or not self.best_row or self._rank(row) > self._rank(self.best_row):
+        row = {"epoch": epoch + 1, "lr": lr, **losses}
+        looked = row["epoch"] % self.look_every == 0 or row["epoch"] == self.schedule.epochs
+        if looked:
+            gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
+            metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
+            row |= {"val_loss": metrics.loss, f"val_{metrics.main}": metrics.scores[metrics.main]}
+        self.history.append(row := row | {"seconds": perf_counter() - start})
+        if looked and (not self.best_row or self._rank(row) > self._rank(self.best_row)):
             self.best_row, self.best = row, {name: p.detach().clone() for name, p in self.named.items()}
         return row
 
@@ -168,17 +171,6 @@ def scheduler_for(optimizer: torch.optim.Optimizer, schedule: Schedule, updates_
         warmup_lr_init=schedule.warmup_lr,
         t_in_epochs=False,
     )
-
-
-def _row(epoch: int, lr: float, losses: dict[str, float], metrics: Metrics, seconds: float) -> dict:
-    return {
-        "epoch": epoch + 1,
-        "lr": lr,
-        **losses,
-        "val_loss": metrics.loss,
-        f"val_{metrics.main}": metrics.scores[metrics.main],
-        "seconds": seconds,
-    }
 
 
 def _group(state: EpochState, prefix: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -29,8 +29,8 @@ TRIAL = "trial.json"
 @dataclass(frozen=True)
 class Setting:
     """What is tried: a name that a folder can have, a backbone's name, adapters, reducer and schedule; `preprocessing`
-    holds what differs from the backbone's own, such as its mean and std; `keep` is the best epoch on the validation
-    images, or the last one."""
+    holds what differs from the backbone's own, such as its mean and std; `look_every` as in
+    `fit`."""
 
     name: str
     model: str
@@ -38,7 +38,7 @@ class Setting:
     reducer: Any
     schedule: Schedule
     preprocessing: dict[str, Any] = field(default_factory=dict)
-    keep: Literal["best", "last"] = "best"
+    look_every: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -
     begun = (out / "state" / "settings.json").exists()
     result = fit(
         model, learn, _seen(data.validate, model), setting.schedule, out,
-        seed=seed, device=device, resume=begun, overwrite=not begun, keep=setting.keep, quiet=True,
+        seed=seed, device=device, resume=begun, overwrite=not begun, look_every=setting.look_every, quiet=True,
     )  # fmt: skip
     return Trial(seed, None, result.accuracy, result.best_epoch, result.seconds)
 
