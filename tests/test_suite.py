@@ -1,13 +1,17 @@
 """A suite tunes on validation images, looks at the test once, and loses nothing but time when it is interrupted."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import paretune as pt
+from paretune.cli.main import app
 from paretune.ledger.results import Ledger
 from paretune.plan import Schedule
 from paretune.suite import jobs
@@ -135,6 +139,21 @@ def test_processes_find_what_one_process_finds(plan, tmp_path):
     assert results(together) == results(alone)
 
 
+@pytest.mark.slow
+def test_a_ray_cluster_finds_what_one_process_finds(plan, tmp_path):
+    """In a process of its own: Ray leaves threads, sockets and warnings behind in the one that asked for it."""
+    alone = Ledger(tmp_path / "alone.jsonl")
+    plan = replace(
+        plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], protocol=PROTOCOLS["offline"].lasting(1)
+    )
+    run_suite(plan, Here(work), alone)
+    command = [sys.executable, "-m", "paretune", "suite", "run", "--suite", str(plan.suite.root), "--tasks", "day"]
+    command += ["--recipe", "linear", "--epochs", "1", "--seeds", "2", "--device", "cpu", "--ray", "local"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "ray")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert results(Ledger(tmp_path / "ray" / "ledger.jsonl")) == results(alone)
+
+
 @pytest.mark.parametrize("name", ["adapter-plus", "petl-vit", "fpet"])
 def test_a_protocol_for_vtab_trains_on_all_images(plan, tmp_path, monkeypatch, name):
     trained = []
@@ -149,6 +168,57 @@ def test_a_protocol_for_vtab_trains_on_all_images(plan, tmp_path, monkeypatch, n
     assert row.protocol["test_used"] == ("to choose the epoch" if chosen_on_test else "once")
     means = {"adapter-plus": [0.5] * 3, "petl-vit": [0.485, 0.456, 0.406], "fpet": [0.0] * 3}
     assert row.protocol["preprocessing"]["mean"] == means[name]
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_trained(plan, tmp_path):
+    wrong = replace(pt.recipe("fpet-lora"), reducer=pt.FPET(block=12))
+    with pytest.raises(pt.UsageError, match="block"):
+        run_suite(replace(plan, recipes=(plan.recipes[0], wrong)), Here(pytest.fail), Ledger(tmp_path / "ledger.jsonl"))
+
+
+def cli(*args):
+    return CliRunner().invoke(app, ["suite", *map(str, args)])
+
+
+def test_the_command_runs_goes_on_and_refuses(root, tmp_path):
+    out, ledger = tmp_path / "out", tmp_path / "ledger.jsonl"
+    asked = ("run", "--suite", root, "--tasks", "day", "--recipe", "linear", "--epochs", 1, "--seeds", 1,
+             "--out", out, "--ledger", ledger, "--device", "cpu")  # fmt: skip
+    done = cli(*asked)
+    assert done.exit_code == 0, done.output
+    assert f"1 results in {ledger}" in done.stdout
+    assert "4 of 4  day, linear" in done.stderr
+    again = cli(*asked)
+    assert again.exit_code == 2
+    assert "--resume" in again.stderr
+    more = cli(*asked, "--resume", "--seeds", 2, "--json")
+    assert json.loads(more.stdout) == {"ledger": str(ledger), "failed": []}
+    assert len(Ledger(ledger).rows()) == 2
+
+
+def test_the_command_refuses_what_cannot_be(root, tmp_path):
+    out = ("--out", tmp_path / "out")
+    for words, sentence in (
+        (("run", "--recipe", "lora", "lora"), "each recipe once"),
+        (("run", "--recipe", "lora", "--protocol", "papers"), "unknown protocol"),
+        (("run", "--recipe", "lora", "--jobs", 999), "cores"),
+        (("vtab1k", "--recipe", "lora"), "--data FOLDER"),
+        (("vtab1k", "--recipe", "lora", "--data", root), "VTAB-1K's 19 tasks"),
+    ):
+        done = cli(*words, *out)
+        assert done.exit_code == 2, done.output
+        assert sentence in done.stderr
+        assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_protocols_and_tasks_are_listed(root):
+    assert "adapter-plus" in cli("protocols").stdout
+    assert json.loads(cli("protocols", "--json").stdout)["petl-vit"]["test_used"] == "to choose the epoch"
+    assert json.loads(cli("tasks", "--suite", root, "--json").stdout)["tasks"] == {
+        "day": "structured",
+        "night": "natural",
+    }
 
 
 def test_protocols_say_how_the_test_images_were_used():

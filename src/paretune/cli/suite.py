@@ -53,6 +53,8 @@ def run(
     from paretune.suite.run import LEDGER, run_suite
     from paretune.suite.suites import open_suite
 
+    if doubled := sorted({name for name in recipe if recipe.count(name) > 1}):
+        raise UsageError(f"--recipe {' '.join(doubled)}: each recipe once, a ledger tells them apart by name")
     chosen = named(protocol or ("adapter-plus" if suite == "vtab1k" else "offline"))
     opened = open_suite(suite, data)
     plan = Plan(
@@ -74,6 +76,16 @@ def run(
     answer({"ledger": str(book.path), "failed": failed}, as_json, lambda: _say(book, failed))
     if failed:
         raise typer.Exit(1)
+
+
+class _Vtab1k(ManyValues):
+    """`suite run` with its suite named."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--suite", "vtab1k", *args])
+
+
+app.command("vtab1k", cls=_Vtab1k, help="`suite run --suite vtab1k`: VTAB-1K's 19 tasks, from --data.")(run)
 
 
 def _check_resume(out: Path, ledger: Path, resume: bool) -> None:

@@ -43,6 +43,11 @@ class Plan:
         """All recipes on the first task, then on the second: a suite that is cut short has whole tasks."""
         return [Pair(self, task, recipe) for task in self.suite.groups for recipe in self.recipes]
 
+    def check(self) -> None:
+        """Raise UsageError for a recipe that does not fit the backbone."""
+        for recipe in self.recipes:
+            adapt(self.model, recipe.adapters, recipe.reducer)
+
     @cached_property
     def origin(self) -> tuple[dict, dict]:
         """The backbone's name with the fingerprint of all of its tensors; how it meets pictures under the protocol."""

@@ -23,7 +23,9 @@ def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None]
 
     Jobs of the first task come first, and the seeds of a pair as soon as its learning rate is chosen. A job that failed
     or was interrupted is tried again by the next call; so nothing but time is lost. The pool is closed afterwards.
+    Raises UsageError for a recipe that does not fit the backbone, before anything is trained.
     """
+    plan.check()
     pairs = plan.pairs()
     queue, number, failed = [], count(), []
 
