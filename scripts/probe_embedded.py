@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
 from paretune.data.digits import digits, linear_accuracy
-from paretune.data.unseen import counting
+from paretune.data.offline.counting import counting
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSET = ROOT / "src/paretune/assets/paretune_tiny.safetensors"

@@ -2,7 +2,7 @@
 
 runs/ledger.jsonl              all recipes of a ledger
 runs/ledger.jsonl:lora         one of them
-published:fpet-2               all rows of a published table of VTAB-1K, see published_sides.py
+published:fpet-2               all rows of a published table of VTAB-1K, see published.py
 published:fpet-2:FPET-LoRA     one of them; the table may be left out where only one has the row
 """
 
