@@ -95,7 +95,7 @@ def built(case: str, classes: list[str]) -> Adapted:
     if "ViT-Ti" in case:
         return adapt("vit_tiny_patch16_224", (), None, classes)
     if "PEFT" in case:
-        config = peft.LoraConfig(r=8, target_modules=r"blocks\\.(9|10|11)\.attn\.qkv")
+        config = peft.LoraConfig(r=8, target_modules=r"blocks\.(9|10|11)\.attn\.qkv")
         backbone = peft.inject_adapter_in_model(config, timm.create_model("paretune_tiny", pretrained=True))
         return adapt(backbone, (), None, classes)
     adapters = () if case.startswith("linear") else (LoRA(rank=8),)
