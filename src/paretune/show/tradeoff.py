@@ -75,7 +75,8 @@ def _finish(axes: Any, found: Comparison, spots: Sequence[tuple[float, float]], 
     macs = [x for x, _ in spots]
     if max(macs) > LOGARITHMIC * min(macs):
         axes.set_xscale("log")
-    axes.set_title(f"flat mean of {len(found.groups)} tasks, in %", loc="left", pad=20, fontsize=10.5, color=INK)
+    what = "one task" if len(found.groups) == 1 else f"flat mean of {len(found.groups)} tasks"
+    axes.set_title(f"{what}, in %", loc="left", pad=20, fontsize=10.5, color=INK)
     axes.set_xlabel(f"{unit} per image")
     axes.grid(color="#e6e6e6", lw=0.8)
     axes.set_axisbelow(True)
