@@ -130,6 +130,15 @@ def test_a_learning_rate_at_which_training_diverges_loses(plan, tmp_path):
     assert [one["val"] is None for one in row.candidates] == [False, True]
 
 
+def test_a_recipe_that_always_diverges_is_told_and_the_others_go_on(plan, tmp_path):
+    hopeless = replace(plan.recipes[1], schedule=replace(plan.recipes[1].schedule, lr=1e30))
+    plan = replace(plan, recipes=(hopeless, plan.recipes[0]), suite=plan.suite.only(["day"]), seeds=(0,))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    (sentence,) = run_suite(plan, Here(work), ledger)
+    assert "diverged at every learning rate" in sentence
+    assert [row.recipe for row in ledger.rows()] == ["linear"]
+
+
 @pytest.mark.slow
 def test_processes_find_what_one_process_finds(plan, tmp_path):
     plan = replace(plan, suite=plan.suite.only(["day"]))
@@ -202,6 +211,8 @@ def test_the_command_refuses_what_cannot_be(root, tmp_path):
         (("run", "--recipe", "lora", "lora"), "each recipe once"),
         (("run", "--recipe", "lora", "--protocol", "papers"), "unknown protocol"),
         (("run", "--recipe", "lora", "--jobs", 999), "cores"),
+        (("run", "--recipe", "lora", "--set", "schedule.epochs=3"), "only schedule.lr is free"),
+        (("run", "--recipe", "lora", "--set", "lora.schedule.batch_size=3"), "only schedule.lr is free"),
         (("vtab1k", "--recipe", "lora"), "--data FOLDER"),
         (("vtab1k", "--recipe", "lora", "--data", root), "VTAB-1K's 19 tasks"),
     ):

@@ -55,6 +55,7 @@ def run(
 
     if doubled := sorted({name for name in recipe if recipe.count(name) > 1}):
         raise UsageError(f"--recipe {' '.join(doubled)}: each recipe once, a ledger tells them apart by name")
+    _check_settings(set_ or [])
     chosen = named(protocol or ("adapter-plus" if suite == "vtab1k" else "offline"))
     opened = open_suite(suite, data)
     plan = Plan(
@@ -76,6 +77,16 @@ def run(
     answer({"ledger": str(book.path), "failed": failed}, as_json, lambda: _say(book, failed))
     if failed:
         raise typer.Exit(1)
+
+
+def _check_settings(assignments: list[str]) -> None:
+    """Raise UsageError for what the protocol decides."""
+    for assignment in assignments:
+        _, part, field = assignment.partition("=")[0].rpartition("schedule.")
+        if part and field != "lr":
+            raise UsageError(
+                f"--set {assignment}: the protocol says how long and how to train; only schedule.lr is free"
+            )
 
 
 class _Vtab1k(ManyValues):

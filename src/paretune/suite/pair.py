@@ -13,7 +13,7 @@ from paretune.checkpoint import fingerprint
 from paretune.config import to_json
 from paretune.core import anatomy
 from paretune.data.transforms import framing
-from paretune.errors import UsageError
+from paretune.errors import Diverged
 from paretune.ledger.results import KIND, VERSION
 from paretune.measure.cost import cost
 from paretune.measure.machine import environment
@@ -66,11 +66,16 @@ class Plan:
 
 @dataclass
 class Pair:
-    """A recipe on a task: candidates compete, the winner is trained from every seed."""
+    """A recipe on a task: candidates compete, the winner is trained from every seed.
+
+    todo: the seeds that the ledger lacks; candidates: (learning rate, seed) -> score, None where it diverged; lr: the
+    chosen one
+    """
 
     plan: Plan
     task: str
     recipe: Recipe
+    todo: list[int] = field(default_factory=list)
     candidates: dict[tuple[float, int], float | None] = field(default_factory=dict)
     lr: float | None = None
 
@@ -85,7 +90,7 @@ class Pair:
         return [self._job(lr, seed, test=False) for lr in rates for seed in self.plan.protocol.tuning_seeds]
 
     def after(self, job: Job, trial: Trial | None) -> list[Job]:
-        """What a finished candidate makes possible."""
+        """What a finished candidate makes possible. Raises Diverged if none of them has a score."""
         if job.test:
             return []
         self.candidates[job.lr, job.seed] = None if trial is None else trial.val_accuracy
@@ -94,7 +99,7 @@ class Pair:
             return []
         scores = {lr: score for lr in rates if (score := self._score(lr)) is not None}
         if not scores:
-            raise UsageError(f"{self.recipe.name} diverged on {self.task} at every learning rate: {rates}")
+            raise Diverged(f"{self.recipe.name} on {self.task}: diverged at every learning rate, {rates}")
         return self._chosen(max(scores, key=lambda lr: (scores[lr], -lr)))
 
     def _score(self, lr: float) -> float | None:

@@ -44,15 +44,17 @@ def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None]
                 running[pool.start(job)] = (order, job)
             for handle, result in pool.wait(list(running)).items():
                 order, job = running.pop(handle)
-                if isinstance(result, Exception):
-                    failed.append(f"{job}: {result}")
+                try:
+                    if isinstance(result, Exception):
+                        raise result
+                    tell(clock.done(job, result))
+                    if job.test:
+                        ledger.append(pairs[order].row(result))
+                    else:
+                        add(order, pairs[order].after(job, result))
+                except Exception as problem:
+                    failed.append(f"{job}: {problem}")
                     tell(f"FAILED {failed[-1]}")
-                    continue
-                tell(clock.done(job, result))
-                if job.test:
-                    ledger.append(pairs[order].row(result))
-                else:
-                    add(order, pairs[order].after(job, result))
     except BaseException:
         pool.close(now=True)
         raise
