@@ -1,10 +1,12 @@
 """Training, evaluation and prediction on small images."""
 
+import gc
 import json
 import math
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -431,3 +433,12 @@ def test_looking_once_keeps_the_last_epoch(tmp_path):
     result = run(tmp_path, look_every=3)
     assert result.best_epoch == 3
     assert ["val_loss" in row for row in result.history] == [False, False, True]
+
+
+def test_counting_what_is_saved_keeps_nothing_alive():
+    model = small_model()
+    kept = weakref.ref(model.backbone.blocks[0].mlp.fc1.weight)
+    saved_bytes(model, torch.zeros(1, 3, 16, 16))
+    del model
+    gc.collect()
+    assert kept() is None

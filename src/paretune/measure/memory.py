@@ -24,7 +24,7 @@ def saved_by(run: Callable[[], Any], weights: Iterable[torch.Tensor]) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         saved[storage._cdata] = storage
-        return tensor
+        return tensor.detach()  # an output that is kept as it is would keep its own graph alive, and the model with it
 
     own = {t.untyped_storage()._cdata for t in weights}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
