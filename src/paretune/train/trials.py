@@ -82,11 +82,13 @@ def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str
     """
     out = Path(out) / setting.name / f"seed{seed}"
     wanted = _described(setting, data, seed)
-    found = _finished(out, wanted) if (out / TRIAL).exists() else _trained(setting, data, seed, out, device)
+    known = _finished(out, wanted) if (out / TRIAL).exists() else None
+    found = known or _trained(setting, data, seed, out, device)
     if test and found.accuracy is None:
         model = load(out)
         found = replace(found, accuracy=evaluate(model, _seen(data.test, model), device=device).accuracy)
-    write_json(out / TRIAL, {"settings": wanted, "result": asdict(found)})
+    if found != known:
+        write_json(out / TRIAL, {"settings": wanted, "result": asdict(found)})
     return found
 
 
