@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from paretune.cli.main import app
 from paretune.errors import UsageError
 from paretune.ledger.averages import difference, estimate, means, t_quantile
 from paretune.ledger.compare import compare
-from paretune.ledger.published import ROWS, protocol_of
+from paretune.ledger.published import ROWS, protocol_of, published_sides
 from paretune.ledger.sides import read_sides
 from paretune.ledger.text import markdown, overview, protocol_in_words
 from paretune.measure.tables import tables
@@ -484,3 +486,11 @@ def test_a_report_refuses_a_ledger_of_two_protocols(ledger):
 
     with pytest.raises(UsageError, match=r"protocol.epoch is"):
         read_source(ledger(*rows("lora", LORA), *rows("full", FULL, protocol__epoch="last")))
+
+
+def test_every_published_row_that_the_docs_name_is_there():
+    docs = Path(__file__).parents[1] / "docs"
+    named = re.findall(r"published:([\w.-]+:[\w.-]+)", (docs / "suite.md").read_text(encoding="utf-8"))
+    assert named
+    for name in named:
+        assert published_sides(name)

@@ -16,7 +16,7 @@ from paretune.cli.main import app
 from paretune.core.method import Reducer
 from paretune.measure.detail import detail
 from paretune.measure.growth import growth, weightless
-from paretune.measure.ledger import UNUSED, Place, dry_run
+from paretune.measure.tally import UNUSED, Place, dry_run
 
 SIZE = (32, 32)
 

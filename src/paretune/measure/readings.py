@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.measure.growth import weightless
-from paretune.measure.ledger import Tally, dry_run
 from paretune.measure.memory import tensor_bytes
 from paretune.measure.shadow import saved_bytes
 from paretune.measure.tables import Setting
+from paretune.measure.tally import Tally, dry_run
 from paretune.methods import methods
 
 CLASSES = 100
