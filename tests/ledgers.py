@@ -34,7 +34,7 @@ def row(recipe="lora", task="digits", seed=0, test=0.9, **changes):
             "preprocessing": {"input_size": [3, 32, 32], **half},
         },
         "data": {name: f"{name} of {task}, a hash" for name in ("train", "val", "test")}
-        | {"images": {"train": 800, "val": 200, "test": 1000}, "lossy": "no"},
+        | {"images": {"train": 800, "val": 200, "test": 1000}, "lossy": "lossless"},
         "cost": {"trained": 37834, "trained_without_head": 36864, "macs": 98_700_000, "tokens_last": 65},
         "seconds": 36.0,
         "environment": {"name": "CPU X", "device": "cpu", "torch": "2.9", "python": "3.12"},

@@ -160,7 +160,7 @@ def test_two_settings_under_one_recipe_name_are_refused_by_what_differs(ledger):
         ({"protocol__preprocessing__mean": [0, 0, 0]}, "protocol.preprocessing.mean is [0.5, 0.5, 0.5] in lora"),
         ({"protocol__preprocessing__input_size": [3, 64, 64]}, "protocol.preprocessing.input_size is [3, 32, 32]"),
         ({"data__train": "another long hash"}, "data.train of all tasks differs between lora and full"),
-        ({"data__lossy": "yes"}, 'data.lossy of all tasks is "no" in lora, "yes" in full'),
+        ({"data__lossy": "lossy"}, 'data.lossy of all tasks is "lossless" in lora, "lossy" in full'),
     ],
 )
 def test_every_difference_of_protocol_is_refused_by_name_and_forced_only_loudly(ledger, change, sentence):
@@ -275,7 +275,7 @@ def trap(found, name):
 
 @pytest.mark.parametrize(
     ("lossy", "sentence"),
-    [("yes", "lossy pictures for lora and full"), ("mixed", "partly lossy"), ("unknown", "unknown storage for lora")],
+    [("lossy", "lossy pictures for lora and full"), ("mixed", "partly lossy"), ("unknown", "unknown storage for lora")],
 )
 def test_lossy_data_are_a_trap_even_where_all_share_them(ledger, lossy, sentence):
     path = ledger(*rows("lora", LORA, data__lossy=lossy), *rows("full", FULL, data__lossy=lossy))
@@ -404,7 +404,7 @@ def test_a_refusal_is_one_sentence_and_exit_code_2_and_force_is_loud(ledger):
 
 
 def test_the_page_says_how_the_numbers_came_about(ledger):
-    path = ledger(*rows("lora", LORA), *rows("full", FULL, date="2026-12-01", data__lossy="yes"))
+    path = ledger(*rows("lora", LORA), *rows("full", FULL, date="2026-12-01", data__lossy="lossy"))
     page = markdown(compared(path, force=True), tasks=True)
     assert "| lora | 36,864 | 98.7 | 65 |" in page
     assert "| task | group | lora | full ! |" in page

@@ -146,7 +146,7 @@ def test_every_needed_key_is_missed_by_name_and_line(tmp_path, needed):
         ([1], "is no result"),
         (row(test="0.9"), "test is '0.9'"),
         (row(seed=True), "seed is True"),
-        (row(data__lossy="maybe"), "data.lossy is 'maybe'; it must be one of no, yes, mixed, unknown"),
+        (row(data__lossy="maybe"), "data.lossy is 'maybe'; it must be one of lossless, lossy, mixed, unknown"),
         (row(test=None, val="x"), "test is None; val is 'x'"),
         (row(test=float("nan")), "test is nan"),
     ],

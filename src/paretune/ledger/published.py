@@ -33,14 +33,14 @@ ON_VAL = {"selection": "val200", "epoch": "last", "test_used": "once", "train": 
 
 # The protocol by its name: the backbone, the normalisation, what chose, whether the pictures are lossy.
 PROTOCOLS: dict[str, tuple[str, dict | None, dict, str]] = {
-    "vpt": (ORIGINAL, IMAGENET, ON_VAL, "no"),
-    "noah": (ORIGINAL, IMAGENET, ON_TEST, "yes"),
-    "petl-vit": (ORIGINAL, IMAGENET, ON_TEST, "yes"),
-    "fpet": (ORIGINAL, NOTHING, ON_TEST, "yes"),
-    "ssf": (AUGREG, HALF, ON_TEST, "yes"),
-    "dyt": (ORIGINAL, HALF, ON_TEST, "yes"),
+    "vpt": (ORIGINAL, IMAGENET, ON_VAL, "lossless"),
+    "noah": (ORIGINAL, IMAGENET, ON_TEST, "lossy"),
+    "petl-vit": (ORIGINAL, IMAGENET, ON_TEST, "lossy"),
+    "fpet": (ORIGINAL, NOTHING, ON_TEST, "lossy"),
+    "ssf": (AUGREG, HALF, ON_TEST, "lossy"),
+    "dyt": (ORIGINAL, HALF, ON_TEST, "lossy"),
     "synqt": (ORIGINAL, IMAGENET, ON_TEST, "unknown"),
-    "sparse-tuning": (ORIGINAL, None, ON_TEST, "yes"),
+    "sparse-tuning": (ORIGINAL, None, ON_TEST, "lossy"),
     "not stated": (ORIGINAL, None, {}, "unknown"),
 }
 # Which protocol a row's numbers came about under, by the table and the row's name up to its first space or comma.

@@ -26,7 +26,7 @@ except ImportError:  # no Unix; appending is one write there too, but a torn lin
     fcntl = None
 
 KIND, VERSION = "result", 1
-LOSSY = ("no", "yes", "mixed", "unknown")
+LOSSY = ("lossless", "lossy", "mixed", "unknown")
 NUMBER = (int, float)
 # Every key that a line must have, and what it holds; "a.b" is the key b of the object at a.
 NEEDED: dict[str, Any] = {
@@ -51,7 +51,8 @@ class Result:
     settings {adapters, reducer, schedule}: what was trained, in the JSON of config files, with the chosen values
     chosen, candidates: what was tuned, and every value that was tried, with its score
     backbone {name, source, options, fingerprint}; protocol {name, train, selection, grid, epoch, test_used, schedule,
-    preprocessing ...}; data {train, val, test: content hashes; images: counts; lossy: no | yes | mixed | unknown}
+    preprocessing ...}; data {train, val, test: content hashes; images: counts; lossy: lossless | lossy | mixed |
+    unknown}
     cost {trained, trained_without_head, macs of an image, tokens_last}; seconds: of the training
     line: where it stands in its file, from 1
     """

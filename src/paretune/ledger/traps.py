@@ -26,8 +26,8 @@ def traps(sides: Sequence[Side]) -> list[str]:
 
 
 def _lossy(sides: Sequence[Side]) -> str:
-    stored = (("yes", "lossy pictures"), ("mixed", "partly lossy pictures"), ("unknown", "pictures of unknown storage"))
-    found = [_whose(sides, lambda side, value=value: value in _lossiness(side), what) for value, what in stored]
+    stored = {"lossy": "lossy pictures", "mixed": "partly lossy pictures", "unknown": "pictures of unknown storage"}
+    found = [_whose(sides, lambda side, value=value: value in _lossiness(side), what) for value, what in stored.items()]
     return _told("lossy data", found, "; pictures stored anew as JPEG score lower")
 
 

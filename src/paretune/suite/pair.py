@@ -24,8 +24,6 @@ from paretune.suite.suites import Suite
 from paretune.train.device import pick_device
 from paretune.train.trials import Trial
 
-LOSSY = {"lossless": "no", "lossy": "yes", "mixed": "mixed"}  # from a data set's word to the ledger's
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -173,7 +171,7 @@ class Pair:
 
 
 def described(suite: Suite, task: str) -> dict[str, dict]:
-    """Of every part of a task: the hash of its content, how many images and which classes, whether they are lossy."""
+    """Of every part of a task: the hash of its content, how many images and which classes, whether lossy."""
     return _described(suite.name, suite.root, task, tuple(suite.groups.items()))
 
 
@@ -185,7 +183,7 @@ def _described(name: str, root: Path | None, task: str, groups: tuple) -> dict[s
             "hash": images.content_hash(),
             "images": len(images),
             "classes": list(images.classes),
-            "lossy": LOSSY[images.lossy()],
+            "lossy": images.lossy(),
         }
         for part, images in parts.items()
     }

@@ -78,7 +78,7 @@ PROTOCOLS = {
             "offline",
             "10 epochs on 800 images; learning rate and epoch chosen on 200 others, per task; the test looked at once",
             Schedule(epochs=10, batch_size=32, weight_decay=1e-4, warmup_epochs=1),
-            factors=(1.0, 3.0, 10.0),
+            factors=(3.0, 10.0, 30.0),
         ),
         Protocol(
             "adapter-plus",
