@@ -7,10 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import paretune as pt
+from paretune.backbone import create
+from paretune.checkpoint import fingerprint
 from paretune.cli.main import app
 from paretune.ledger.results import Ledger
 from paretune.plan import Schedule
@@ -203,6 +207,28 @@ def test_the_command_runs_goes_on_and_refuses(root, tmp_path):
     more = cli(*asked, "--resume", "--seeds", 2, "--json")
     assert json.loads(more.stdout) == {"ledger": str(ledger), "failed": []}
     assert len(Ledger(ledger).rows()) == 2
+
+
+def test_a_backbone_comes_from_a_file_and_other_weights_are_another_backbone(plan, root, tmp_path):
+    def command(*more):
+        return cli("run", "--suite", root, "--tasks", "day", "--recipe", "linear", "--epochs", 1, "--seeds", 1,
+                   "--out", tmp_path / "out", "--ledger", ledger.path, "--device", "cpu", *more)  # fmt: skip
+
+    file, ledger = tmp_path / "own.safetensors", Ledger(tmp_path / "ledger.jsonl")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save_file(create("paretune_tiny", False, None, {}).state_dict(), file)
+        done = command("--checkpoint", file, *(("--resume",) if seed == 2 else ()))
+        assert done.exit_code == seed - 1, done.output
+    assert "checkpoint was" in done.stdout  # trainings of other weights are not taken for these
+    (row,) = ledger.rows()
+    pretrained = replace(plan, suite=plan.suite.only(["day"])).origin[0]
+    assert row.backbone["source"] == "file"
+    assert row.backbone["fingerprint"] != pretrained["fingerprint"]
+    torch.manual_seed(1)
+    own = create("paretune_tiny", False, None, {})
+    assert row.backbone["fingerprint"] == fingerprint(own.state_dict())
+    assert command("--checkpoint", tmp_path / "none.npz", "--resume").exit_code == 2
 
 
 def test_the_command_refuses_what_cannot_be(root, tmp_path):

@@ -26,6 +26,7 @@ def run(
     suite: Name = "offline",
     data: Root = None,
     model: options.Model = "paretune_tiny",
+    checkpoint: options.Checkpoint = None,
     protocol: Annotated[
         str | None, typer.Option(help="Of `paretune suite protocols`; offline, or adapter-plus for vtab1k.")
     ] = None,
@@ -66,6 +67,7 @@ def run(
         model=model,
         out=out,
         device=device,
+        checkpoint=checkpoint,
     )
     book = Ledger(ledger or out / LEDGER)
     _check_resume(out, book.path, resume)

@@ -31,6 +31,7 @@ class Job:
     test: bool
     out: Path
     device: str
+    checkpoint: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.task}, {self.recipe.name}, lr {self.lr:g}, seed {self.seed}"
@@ -47,7 +48,9 @@ class Job:
         name += "-candidate" if self.competes and self.protocol.train != "train800" else ""
         schedule, own = self.protocol.schedule_at(self.lr), self.protocol.preprocessing
         looks = 1 if self.competes else self.protocol.look_every or schedule.epochs
-        return Setting(name, self.model, self.recipe.adapters, self.recipe.reducer, schedule, own, looks)
+        return Setting(
+            name, self.model, self.recipe.adapters, self.recipe.reducer, schedule, own, looks, self.checkpoint
+        )
 
 
 def work(job: Job) -> Trial | None:

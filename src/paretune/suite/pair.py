@@ -27,7 +27,10 @@ from paretune.train.trials import Trial
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be compared: recipes on the tasks of a suite, by a protocol, from seeds, on the backbone `model`."""
+    """What is to be compared: recipes on the tasks of a suite, by a protocol, from seeds, on the backbone `model`.
+
+    checkpoint: a local file of the backbone's weights, instead of its pretrained ones
+    """
 
     suite: Suite
     recipes: tuple[Recipe, ...]
@@ -36,6 +39,7 @@ class Plan:
     model: str
     out: Path
     device: str = "auto"
+    checkpoint: Path | None = None
 
     def pairs(self) -> list[Pair]:
         """All recipes on the first task, then on the second: a suite that is cut short has whole tasks."""
@@ -49,12 +53,12 @@ class Plan:
     @cached_property
     def origin(self) -> tuple[dict, dict]:
         """The backbone's name with the fingerprint of all of its tensors; how it meets pictures under the protocol."""
-        module = create(self.model, True, None, {})
+        module = create(self.model, self.checkpoint is None, self.checkpoint, {})
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
         own = framing(anatomy.preprocessing(module), self.protocol.schedule.augment)
         backbone = {
             "name": self.model,
-            "source": "pretrained",
+            "source": "pretrained" if self.checkpoint is None else "file",
             "options": {},
             "fingerprint": fingerprint(whole),
             "normalisation": {"mean": list(own["mean"]), "std": list(own["std"])},
@@ -110,7 +114,10 @@ class Pair:
 
     def _job(self, lr: float, seed: int, test: bool) -> Job:
         plan = self.plan
-        return Job(plan.suite, self.task, self.recipe, plan.protocol, plan.model, lr, seed, test, plan.out, plan.device)
+        return Job(
+            plan.suite, self.task, self.recipe, plan.protocol, plan.model, lr, seed, test, plan.out, plan.device,
+            plan.checkpoint,
+        )  # fmt: skip
 
     def most(self) -> int:
         """How many jobs there can be."""

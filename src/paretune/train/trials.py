@@ -5,6 +5,7 @@ OUT/<name>/seed0/     a training run as `fit` leaves it, and trial.json, written
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,9 +29,12 @@ TRIAL = "trial.json"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tried: a name that a folder can have, a backbone's name, adapters, reducer and schedule; `preprocessing`
-    holds what differs from the backbone's own, such as its mean and std; `look_every` as in
-    `fit`."""
+    """What is tried.
+
+    name: one that a folder can have; model: a backbone's name
+    preprocessing: what differs from the backbone's own, such as mean and std; look_every: as in `fit`
+    checkpoint: a local file of the backbone's weights, instead of its pretrained ones
+    """
 
     name: str
     model: str
@@ -39,6 +43,7 @@ class Setting:
     schedule: Schedule
     preprocessing: dict[str, Any] = field(default_factory=dict)
     look_every: int = 1
+    checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def _seen(images: Any, model: Adapted) -> Any:
 def _build(setting: Setting, classes: list[str], seed: int) -> Adapted:
     options = {"drop_path_rate": setting.schedule.drop_path} if setting.schedule.drop_path else {}
     torch.manual_seed(seed)
-    model = adapt(setting.model, setting.adapters, setting.reducer, classes, pretrained=True, **options)
+    file = setting.checkpoint
+    model = adapt(setting.model, setting.adapters, setting.reducer, classes, file is None, file, **options)
     model.preprocessing = framing(model.preprocessing, setting.schedule.augment) | setting.preprocessing
     return model
 
@@ -121,7 +127,9 @@ def _described(setting: Setting, data: Split, seed: int) -> dict:
         "adapters": [to_json(one) for one in setting.adapters],
         "reducer": None if setting.reducer is None else to_json(setting.reducer),
     }
-    described = {**asdict(replace(setting, adapters=(), reducer=None)), **methods, "seed": seed, "data": parts}
+    weights = None if setting.checkpoint is None else hashlib.sha256(setting.checkpoint.read_bytes()).hexdigest()
+    plain = asdict(replace(setting, adapters=(), reducer=None))
+    described = {**plain, **methods, "checkpoint": weights, "seed": seed, "data": parts}
     return json.loads(json.dumps(described))
 
 
