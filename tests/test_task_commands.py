@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 import paretune as pt
 from paretune.cli.main import app
 from paretune.errors import UsageError
+from paretune.show.columns import SCORES
 from paretune.show.confusion import draw_confusion, plan
+from paretune.show.scatters import scatters
+from paretune.show.sources import Row, read_source
 
 FAST = ("--model", "paretune_tiny", "--recipe", "linear", "--epochs", "2", "--batch-size", "8", "--workers", "0",
         "--device", "cpu", "--lr", "0.01")  # fmt: skip
@@ -231,3 +234,30 @@ def test_two_processes_score_every_image_once_and_in_the_same_units(measured, tm
     alone = json.loads(answered("eval", tmp_path, "--data", table, "--device", "cpu", "--json"))
     assert said[f"val_{alone['main']}"] == pytest.approx(alone[alone["main"]], abs=1e-4)
     assert said["val_loss"] == pytest.approx(alone["loss"], abs=1e-5)
+
+
+def test_a_report_shows_each_task_its_own_score(labelled, measured, tmp_path):
+    page = tmp_path / "page.html"
+    answered("report", labelled[1], measured[1], "--out", page)
+    for run, key, head in ((labelled[1], "mean_average_precision", "mean AP"), (measured[1], "r2", "R2")):
+        (row,) = read_source(run).rows
+        record = json.loads((run / "record.json").read_text())
+        assert row.figures[key] == record[f"best_val_{key}"]
+        assert set(row.figures).isdisjoint(set(SCORES) - {key})
+        assert f">{head}<" in re.sub(r"\s*([<>])\s*", r"\1", page.read_text())
+    assert ">accuracy<" not in page.read_text()
+
+
+def test_scores_of_a_kind_make_a_chart():
+    rows = [
+        Row(name, name, {score: value, "macs": macs}, scored="40 images")
+        for name, score, value, macs in (
+            ("a", "r2", 0.5, 1e9), ("b", "r2", 0.75, 2e9), ("c", "mean_average_precision", 0.5, 1e9),
+            ("d", "mean_average_precision", 0.625, 2e9), ("e", "accuracy", 0.5, 1e9),
+        )
+    ]  # fmt: skip
+    labels, numbers = scatters(rows, {row.name: i for i, row in enumerate(rows)})
+    assert (labels.y_name, [dot.point.label for dot in labels.dots]) == ("mean AP on 40 images", ["c", "d"])
+    assert (numbers.y_name, [dot.point.label for dot in numbers.dots]) == ("R2 on 40 images", ["a", "b"])
+    assert "0.75 at 2.00" in numbers.dots[1].point.title
+    assert "62.50 % at 2.00" in labels.dots[1].point.title

@@ -70,3 +70,12 @@ def test_a_folder_needs_test_images(tmp_path):
                 Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / part / name / f"{i}.png")
     with pytest.raises(pt.UsageError, match="no split 'test'"):
         read_three(tmp_path)
+
+
+def test_labels_and_numbers_are_refused_because_answers_are_counted(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (32, 32)).save(tmp_path / f"{i}.png")
+    lines = (f"{i}.png,{split},{i}.5" for i, split in enumerate(("train", "val", "test")))
+    (tmp_path / "prices.csv").write_text("path,split,price\n" + "\n".join(lines) + "\n")
+    with pytest.raises(pt.UsageError, match=r"prices\.csv is regression: comparisons count right answers"):
+        read_three(tmp_path / "prices.csv")

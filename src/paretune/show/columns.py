@@ -56,6 +56,8 @@ COLUMNS = (
     Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
     Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
     Column("accuracy", "accuracy", "share of right answers, and on what", percent),
+    Column("mean_average_precision", "mean AP", "of labels: the mean over them of the average precision", percent),
+    Column("r2", "R2", "of target numbers: the share of their variance that is explained", times),
     Column("group_mean", "group mean", "of a ledger: the mean of the accuracies of the groups of tasks", percent),
     Column("ms_per_image", "ms/image", "milliseconds per image in evaluation, the median of the rounds", significant),
     Column("wall_ratio", "wall ratio", "time divided by the baseline's, the median of paired runs", times),
@@ -68,6 +70,8 @@ COLUMNS = (
     Column("cuda_peak_forward", "GPU MB", "peak of the GPU's allocator, forward, in million bytes", scaled(1e6)),
     Column("cuda_peak_step", "GPU step MB", "the same in a training step", scaled(1e6)),
 )  # fmt: skip
+
+SCORES = ("accuracy", "mean_average_precision", "r2")  # each row has one of them at most: what its task is scored by
 
 
 def present(figures: Sequence[dict[str, float]]) -> list[Column]:

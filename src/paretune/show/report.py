@@ -13,7 +13,7 @@ from PIL import Image
 
 from paretune.data.images import probe
 from paretune.show.charts import Steps, steps
-from paretune.show.columns import Column, present
+from paretune.show.columns import SCORES, Column, present
 from paretune.show.models import Maps, asked, joined
 from paretune.show.panels import legend
 from paretune.show.scatters import scatters
@@ -78,24 +78,24 @@ def render(**content) -> str:
 
 
 def cell(row: Row, column: Column, mixed: bool) -> Cell:
-    """One figure; accuracies say what they were measured on where that is not the same for all."""
+    """One figure; scores say what they were measured on where that is not the same for all."""
     value = row.figures.get(column.key)
     if value is None:
         return Cell(None, "–")
     if column.key == "tokens" and row.tokens:
         return Cell(value, f"{row.tokens[0][0]} → {column.write(value)}")
-    return Cell(value, column.write(value), row.scored if mixed and column.key == "accuracy" else "")
+    return Cell(value, column.write(value), row.scored if mixed and column.key in SCORES else "")
 
 
 def scored(rows: Sequence[Row]) -> list[str]:
-    """On what accuracies were measured."""
+    """On what scores were measured."""
     return list(dict.fromkeys(row.scored for row in rows if row.scored))
 
 
 def remarks(rows: Sequence[Row], on: Sequence[str]) -> list[str]:
-    """What must be known beside the table: on what accuracies were measured, what is missing and why."""
+    """What must be known beside the table: on what scores were measured, what is missing and why."""
     missing = dict.fromkeys(f"{row.name}: {row.error}" for row in rows if row.error)
-    return [*([f"Accuracy on {on[0]}."] if len(on) == 1 else []), *missing]
+    return [*([f"Scored on {on[0]}."] if len(on) == 1 else []), *missing]
 
 
 def tokens_per_block(rows: Sequence[Row], series: dict[str, int]) -> list[Steps]:

@@ -1,4 +1,4 @@
-"""Which scatter charts the rows of a report give: accuracy against each cost, and time against arithmetic."""
+"""Which scatter charts the rows of a report give: score against each cost, and time against arithmetic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from paretune.show.charts import Point, Scatter, cost_and_gain, promise_and_clock
-from paretune.show.columns import percent, significant, times
+from paretune.show.columns import COLUMNS, SCORES, Column, percent, significant, times
 from paretune.show.sources import Row
 
 Axis = tuple[str, float, str]  # figure, its unit, the name of the axis
@@ -15,12 +15,13 @@ Axis = tuple[str, float, str]  # figure, its unit, the name of the axis
 def scatters(rows: Sequence[Row], series: dict[str, int]) -> list[Scatter]:
     """All charts with at least two methods; `series` numbers the names of the rows.
 
-    Accuracies are put side by side only where they were measured on the same images, and times only where they come
-    from the same benchmark and batch size.
+    Scores are put side by side only where they are of a kind and were measured on the same images, and times only where
+    they come from the same benchmark and batch size.
     """
     charts = []
-    for scored, group in grouped([row for row in rows if "accuracy" in row.figures], lambda row: row.scored):
-        charts += [_accuracy(scored, axis, some, series) for axis, some in _costs(group)]
+    for score in (column for column in COLUMNS if column.key in SCORES):
+        for scored, group in grouped([row for row in rows if score.key in row.figures], lambda row: row.scored):
+            charts += [_gain(score, scored, axis, some, series) for axis, some in _costs(group)]
     both = [row for row in rows if {"macs_ratio", "wall_ratio"} <= row.figures.keys()]
     charts += [_ratios(f"Time and arithmetic, {what}", some, series) for what, some in by_benchmark(both)]
     return [chart for chart in charts if len(chart.dots) > 1]
@@ -49,14 +50,16 @@ def _costs(group: Sequence[Row]) -> Iterator[tuple[Axis, list[Row]]]:
         yield ("ms_per_image", 1, f"ms per image, {what}"), some
 
 
-def _accuracy(scored: str, axis: Axis, group: Sequence[Row], series: dict[str, int]) -> Scatter:
+def _gain(score: Column, scored: str, axis: Axis, group: Sequence[Row], series: dict[str, int]) -> Scatter:
     figure, unit, name = axis
+    share = score.write is percent
     points = []
     for row in group:
-        x, accuracy = row.figures[figure] / unit, row.figures["accuracy"]
-        title = f"{row.name}: {percent(accuracy)} at {significant(x)} {name}"
-        points.append(Point(row.name, title, x, 100 * accuracy, series[row.name]))
-    return cost_and_gain(f"Accuracy and {name}", name, f"accuracy on {scored}", points)
+        x, gain = row.figures[figure] / unit, row.figures[score.key]
+        title = f"{row.name}: {score.write(gain)} at {significant(x)} {name}"
+        points.append(Point(row.name, title, x, 100 * gain if share else gain, series[row.name]))
+    what = score.head[0].upper() + score.head[1:]
+    return cost_and_gain(f"{what} and {name}", name, f"{score.head} on {scored}", points, " %" if share else "")
 
 
 def _ratios(title: str, group: Sequence[Row], series: dict[str, int]) -> Scatter:

@@ -21,6 +21,7 @@ from paretune.ledger.sides import ledger_sides
 from paretune.ledger.text import provenance
 from paretune.measure.benched import check_version
 from paretune.methods import methods
+from paretune.show.columns import SCORES
 from paretune.train.runfolder import RECORD, read_json
 
 
@@ -30,7 +31,7 @@ class Row:
 
     name: as the report calls it; recipe: as the source calls it
     figures {column: value}: see `columns.COLUMNS`; what is missing was not measured
-    scored: on what the accuracy was measured; accuracies with another `scored` or `data` (a fingerprint) do not compare
+    scored: on what its score was measured; scores with another `scored` or `data` (a fingerprint) do not compare
     identity: backbone, image size, adapters and reducer as JSON text; None where the source does not say
     tokens: (in attention, in the MLP) of every block, prefix included
     origin: the folder or file that it was read from, and the one that its times come from if that is another
@@ -130,8 +131,8 @@ def read_run(folder: Path, config: dict) -> Source:
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     figures = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
     scored = data = ""
-    if "best_val_accuracy" in record:  # labels and numbers are not scored by accuracy
-        figures["accuracy"] = record["best_val_accuracy"]
+    if score := next((score for score in SCORES if record.get(f"best_val_{score}") is not None), None):
+        figures[score] = record[f"best_val_{score}"]
         val = record["data"]["val"]
         data = str(val.get("fingerprint", ""))
         scored = f"{val['images']:,} validation images of {named(val)}"

@@ -23,6 +23,7 @@ from paretune.plan import Schedule, adapt
 from paretune.train.evaluate import evaluate
 from paretune.train.fit import fit
 from paretune.train.runfolder import completed, differences, read_json, write_json
+from paretune.train.tasks import task_of
 
 TRIAL = "trial.json"
 
@@ -70,11 +71,13 @@ class Trial:
 def read_three(data: str | Path, seed: int = 0) -> Split:
     """Data of any form with test images; where there are none for validation, a fifth of the rest is drawn with `seed`.
 
-    Raises UsageError as the readers do, and for data without test images.
+    Raises UsageError as the readers do, for data without test images, and for labels or numbers instead of classes.
     """
     found = open_splits(data, seed=seed)
     if found.test is None:
         raise UsageError(f"{data} has no split 'test': comparisons need images that played no part in training")
+    if (task := task_of(found.train)) != "multiclass":
+        raise UsageError(f"{data} is {task}: comparisons count right answers, which needs one class per image")
     return Split(found.train, found.val, found.test)
 
 
