@@ -39,6 +39,21 @@ class Source(ABC):
 
 
 @dataclass(frozen=True, eq=False)
+class Numbered(Source):
+    """One split of a data set whose pictures have no names: a key is a row, and the name is made of it."""
+
+    place: str
+    split: str
+
+    @property
+    def where(self) -> str:
+        return self.place
+
+    def name(self, key: int) -> str:
+        return f"{self.split}/{key:06}"
+
+
+@dataclass(frozen=True, eq=False)
 class Images:
     """A map-style data set of (picture, target) over a source.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paretune.data.dataset import Images, Source, readable, some
+from paretune.data.dataset import Images, Numbered, readable, some
 from paretune.data.images import UnreadableImage, file_bytes
 from paretune.data.parting import Parts, split_name
 from paretune.data.table import sorted_names
@@ -29,19 +29,10 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True, eq=False)
-class Rows(Source):
+class Rows(Numbered):
     """The pictures of one split of a Hugging Face data set; a key is the row's number."""
 
-    place: str
-    split: str
     table: datasets.Dataset
-
-    @property
-    def where(self) -> str:
-        return self.place
-
-    def name(self, key: int) -> str:
-        return f"{self.split}/{key:06}"
 
     def size(self, key: int) -> int:
         return len(self.encoded(key))

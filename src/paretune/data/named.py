@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from paretune.data.dataset import Images, Source
+from paretune.data.dataset import Images, Numbered
 from paretune.data.fgvc import LAYOUTS, fgvc_parts
 from paretune.data.files import Files
 from paretune.data.parting import Parts
@@ -28,19 +28,10 @@ SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels(Source):
+class Pixels(Numbered):
     """Pictures in memory, (n, H, W, 3) uint8; a key is a row. As a file each is a BMP: bytes are pixels."""
 
-    place: str
-    split: str
     pixels: np.ndarray
-
-    @property
-    def where(self) -> str:
-        return self.place
-
-    def name(self, key: int) -> str:
-        return f"{self.split}/{key:06}"
 
     def size(self, key: int) -> int:
         return self.pixels[key].nbytes
