@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -405,7 +406,8 @@ def test_a_refusal_is_one_sentence_and_exit_code_2_and_force_is_loud(ledger):
 
 def test_the_page_says_how_the_numbers_came_about(ledger):
     path = ledger(*rows("lora", LORA), *rows("full", FULL, date="2026-12-01", data__lossy="lossy"))
-    page = markdown(compared(path, force=True), tasks=True)
+    page = markdown(compared(path, force=True), tasks=True, command="paretune compare so")
+    assert "Written by `paretune compare so`." in page
     assert "| lora | 36,864 | 98.7 | 65 |" in page
     assert "| task | group | lora | full ! |" in page
     assert "- PROTOCOLS DIFFER: data.lossy of all tasks" in page
@@ -494,3 +496,11 @@ def test_every_published_row_that_the_docs_name_is_there():
     assert named
     for name in named:
         assert published_sides(name)
+
+
+def test_the_results_in_the_docs_are_those_of_the_ledger(monkeypatch):
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    (command,) = re.findall("Written by `paretune compare (.*)`", page)
+    monkeypatch.chdir(root)
+    assert cli(*shlex.split(command)).stdout == page, f"run: paretune compare {command} > docs/results.md"

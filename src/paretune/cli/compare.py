@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,8 @@ def compare(
 
         draw(found, plot)
     if markdown:
-        return typer.echo(page(found, tasks), nl=False)
+        asked = [*sides, "--baseline", found.baseline, *(["--tasks"] * tasks), *(["--force"] * force), "--markdown"]
+        return typer.echo(page(found, tasks, shlex.join(["paretune", "compare", *asked])), nl=False)
     return answer(found.to_dict(), as_json, lambda: _say(found, tasks, plot))
 
 

@@ -83,9 +83,9 @@ def warnings(found: Comparison) -> list[str]:
     return loud + [f"trap, {sentence}" for sentence in found.traps] + [f"note: {sentence}" for sentence in found.notes]
 
 
-def markdown(found: Comparison, tasks: bool) -> str:
-    """The page: the tables, how the numbers came about, and every warning."""
-    parts = ["# Results", "Written by `paretune compare --markdown`.", f"{title(found).capitalize()}."]
+def markdown(found: Comparison, tasks: bool, command: str) -> str:
+    """The page: the tables, how the numbers came about, and every warning. `command` is what was asked for."""
+    parts = ["# Results", f"Written by `{command}`.", f"{title(found).capitalize()}."]
     parts.append(_grid(*overview(found), words=1))
     if tasks:
         parts.append(_grid(*by_task(found), words=2))
