@@ -33,6 +33,10 @@ VARIANTS = {
         Recipe("plain", "Sparse-Tuning without dense connections", (DenseAdapter(width=8, reads=()),), EViT(keep=0.7)),
         Recipe("scale-0.1", "Sparse-Tuning, scale 0.1", (DenseAdapter(width=8, scale=0.1),), EViT(keep=0.7)),
         Recipe("dense-scale-0.1", "Dense Adapters, scale 0.1, all tokens", (DenseAdapter(width=8, scale=0.1),)),
+        Recipe("dropout", "Sparse-Tuning, dropout 0.1", (DenseAdapter(width=8, dropout=0.1),), EViT(keep=0.7)),
+        Recipe(
+            "no-dropout", "EViT + AdaptFormer without dropout", (AdaptFormer(width=8, dropout=0.0),), EViT(keep=0.7)
+        ),
         Recipe("width-32", "Sparse-Tuning, width 32", (DenseAdapter(width=32),), EViT(keep=0.7)),
         Recipe("fpet-8-lora", "FPET in block 8", (LoRA(rank=8),), FPET(block=8)),
         Recipe("fpet-8-adaptformer", "FPET in block 8", (AdaptFormer(width=8),), FPET(block=8)),

@@ -98,6 +98,28 @@ def test_what_was_found_is_not_looked_for_again(plan, tmp_path, monkeypatch):
     assert len(ledger.rows()) == 12
 
 
+def test_a_setting_that_a_method_gained_since_does_not_make_results_or_trainings_others(plan, tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    run_suite(plan, Here(work), ledger)
+    rows = [json.loads(line) for line in ledger.path.read_text().splitlines()]
+    for described in [row["settings"] for row in rows]:
+        for adapter in described["adapters"]:
+            assert adapter.pop("dropout") == 0.1
+    ledger.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for file in (tmp_path / "out").rglob("trial.json"):
+        trial = json.loads(file.read_text())
+        for adapter in trial["settings"]["adapters"]:
+            del adapter["dropout"]
+        file.write_text(json.dumps(trial))
+    run_suite(plan, Here(lambda job: pytest.fail(f"ran {job} again")), ledger)
+    monkeypatch.setattr(trials, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    fresh = Ledger(tmp_path / "fresh.jsonl")
+    assert run_suite(plan, Here(work), fresh) == []
+    assert results(fresh) == results(ledger)
+    other = replace(plan, recipes=(replace(plan.recipes[1], adapters=(pt.LoRA(rank=2, dropout=0.0),)),))
+    assert all("holds another trial" in sentence for sentence in run_suite(other, Here(work), ledger))
+
+
 def test_an_interrupted_suite_ends_as_one_that_was_not(plan, tmp_path):
     whole = Ledger(tmp_path / "whole.jsonl")
     run_suite(plan, Here(work), whole)

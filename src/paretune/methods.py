@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from paretune.adapters import ADAPTERS
-from paretune.config import from_json
+from paretune.config import from_json, to_json
+from paretune.errors import UsageError
 from paretune.reducers import REDUCERS
 
 
@@ -16,6 +17,19 @@ def methods(adapters: Sequence[dict], reducer: dict | None) -> tuple[tuple[Any, 
     Raises UsageError for an unknown kind or field, with suggestions.
     """
     return tuple(from_json(one, ADAPTERS) for one in adapters), reducer and from_json(reducer, REDUCERS)
+
+
+def completed(settings: dict) -> dict:
+    """`settings` with {adapters, reducer} as this version would write them: what they leave to a default is said.
+
+    So a setting that a method gained since does not make recorded ones look different. Methods that no register holds,
+    or that have settings which are not known here, are left as they are.
+    """
+    try:
+        adapters, reducer = methods(settings["adapters"], settings["reducer"])
+    except UsageError:
+        return settings
+    return {**settings, "adapters": [to_json(one) for one in adapters], "reducer": reducer and to_json(reducer)}
 
 
 def absent(adapters: Sequence[dict], reducer: dict | None) -> list[str]:

@@ -58,6 +58,8 @@ class DenseAdapter:
     """where what is read comes together: in the bottleneck, before it, or after it"""
     carry: Literal["activation", "output"] = "activation"
     """what travels to later adapters: the narrow activation, or the D-wide output as the paper writes it"""
+    dropout: float = 0.0
+    """dropout on the bottlenecks; the paper does not say, its code has none, AdaptFormer 0.1"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -68,6 +70,7 @@ class DenseAdapter:
               if len(set(reads)) < len(reads) or min(reads, default=1) < 1 else []),
             *([f"DenseAdapter start={self.start}: the backbone has blocks 0 to {shape.depth - 1}"]
               if not 0 <= self.start < shape.depth else []),
+            *([f"DenseAdapter dropout={self.dropout}: must be in [0, 1)"] if not 0 <= self.dropout < 1 else []),
         ]  # fmt: skip
 
     def attach(self, body: Body) -> None:
@@ -112,11 +115,12 @@ class DenseBranch(Branch):
         self.blocks = nn.ModuleList(DenseBlock(of_block, channels, config) for of_block in sources)
         self.last_reader = {source: block for block, of_block in enumerate(sources) for source in of_block}
         self.scale, self.fuse, self.narrow, self.name = config.scale, config.fuse, config.carry == "activation", name
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, block: int, tokens: Tokens, h: Tensor) -> tuple[Tensor, Tokens]:
         here = self.blocks[block]
         said = [(source, self.carried(source, tokens)) for source in here.sources]
-        r = [F.relu(u) for u in self.bottlenecks(here, tokens.x, said)]
+        r = [self.dropout(F.relu(u)) for u in self.bottlenecks(here, tokens.x, said)]
         output = total([up(one) for up, one in zip(here.up, r, strict=True)]) * self.scale
         state = torch.cat([*r, torch.ones_like(r[0][..., :1])], dim=-1) if self.narrow else output
         done = {f"{self.name}.{source}": None for source in here.sources if self.last_reader[source] == block}

@@ -95,7 +95,6 @@ class Ledger:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._known: tuple[tuple[int, int], dict[str, Result]] = ((-1, -1), {})
 
     def append(self, row: dict) -> None:
         """Add a line, whole or not at all, also while other processes add theirs.
@@ -120,19 +119,7 @@ class Ledger:
         A last line that was cut off is left out, and a warning says so. Raises UsageError for any other line that
         cannot be read, and for two lines that answer the same question with different numbers.
         """
-        return list(self._read().values())
-
-    def has(self, key: str) -> bool:
-        """Whether there is a result with this `key`."""
-        return key in self._read()
-
-    def _read(self) -> dict[str, Result]:
-        """The results by key; read anew only after the file has changed."""
-        stat = self.path.stat() if self.path.exists() else None
-        now = (0, 0) if stat is None else (stat.st_size, stat.st_mtime_ns)
-        if self._known[0] != now:
-            self._known = (now, self._checked())
-        return self._known[1]
+        return list(self._checked().values())
 
     def _checked(self) -> dict[str, Result]:
         found: dict[str, Result] = {}

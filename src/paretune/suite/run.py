@@ -11,9 +11,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from paretune.ledger.results import Ledger, key
+from paretune.ledger.results import Ledger, Result, key
+from paretune.methods import completed
 from paretune.suite.clock import Clock
-from paretune.suite.pair import Pair, Plan
+from paretune.suite.pair import Plan
 
 LEDGER = "ledger.jsonl"
 
@@ -33,8 +34,9 @@ def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None]
         for job in jobs:
             heapq.heappush(queue, (order, next(number), job))
 
+    known = {key(_completed(row)) for row in ledger.rows()}
     for order, pair in enumerate(pairs):
-        add(order, pair.first(_seeds_in(ledger, plan, pair)))
+        add(order, pair.first({seed for seed in plan.seeds if key(pair.question(seed)) in known}))
     clock = Clock(sum(pair.most() for pair in pairs))
     running: dict[Any, tuple] = {}
     try:
@@ -62,6 +64,6 @@ def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None]
     return failed
 
 
-def _seeds_in(ledger: Ledger, plan: Plan, pair: Pair) -> set[int]:
-    """The seeds of a pair that the ledger holds already, by the same protocol."""
-    return {seed for seed in plan.seeds if ledger.has(key(pair.question(seed)))}
+def _completed(row: Result) -> dict:
+    """A row of the ledger as this version would ask for it."""
+    return {**vars(row), "settings": completed(row.settings)}

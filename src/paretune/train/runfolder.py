@@ -107,11 +107,13 @@ class RunFolder:
 
 
 def completed(settings: dict) -> dict:
-    """Recorded settings; what a schedule could not say yet when they were written has its default."""
+    """Recorded settings; what schedule and methods could not say yet when they were written has its default."""
     if "schedule" not in settings:
         return settings
-    from paretune.plan import Schedule  # here, because whoever only reads a record need not wait for timm
+    from paretune import methods  # here, because whoever only reads a record need not wait for timm
+    from paretune.plan import Schedule
 
+    settings = methods.completed(settings) if "adapters" in settings else settings
     return {**settings, "schedule": {**asdict(Schedule()), **settings["schedule"]}}
 
 
