@@ -293,6 +293,7 @@ def test_the_parameters_on_vit_base(settings, count):
         ({"reads": (0,)}, r"DenseAdapter reads=\(0,\): must be different distances of at least 1 block"),
         ({"start": 4}, "DenseAdapter start=4: the backbone has blocks 0 to 3"),
         ({"start": -1}, "DenseAdapter start=-1"),
+        ({"dropout": 1.0}, r"DenseAdapter dropout=1.0: must be in \[0, 1\)"),
         ({"fuse": "late"}, "DenseAdapter fuse='late': must be 'inner', 'input' or 'output'"),
     ],
     ids=str,
@@ -300,3 +301,17 @@ def test_the_parameters_on_vit_base(settings, count):
 def test_wiring_that_cannot_be_is_refused(settings, says):
     with pytest.raises(pt.UsageError, match=says):
         pt.adapt(ANATOMIES["vit"].build(0), [pt.DenseAdapter(**settings)])
+
+
+def test_what_dropout_takes_from_a_bottleneck_does_not_travel_either():
+    outputs = {}
+    for carry in ("activation", "output"):
+        model = build(4, lambda depth: pt.FPET(block=2), carry, dropout=0.5)
+        (branch,) = model.branches
+        for p in (0.0, 0.5):
+            branch.dropout.p = p
+            torch.manual_seed(4)  # the same masks, drawn block by block
+            outputs[carry, p] = model.train()(images_of())
+        torch.testing.assert_close(model.eval()(images_of()), outputs[carry, 0.0])
+    torch.testing.assert_close(outputs["activation", 0.5], outputs["output", 0.5])
+    assert not torch.allclose(outputs["output", 0.5], outputs["output", 0.0])
