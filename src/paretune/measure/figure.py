@@ -10,7 +10,7 @@ from paretune.errors import UsageError
 
 SUFFIXES = (".png", ".svg", ".pdf")
 INK, PALE = "#222222", "#9a9a9a"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#6a4c93")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f5539", "#6a4c93", "#404040", "#9aa000")
 STYLE = {
     "font.size": 10, "axes.edgecolor": PALE, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
     "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "paretune",
