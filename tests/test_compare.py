@@ -17,6 +17,7 @@ from paretune.errors import UsageError
 from paretune.ledger.averages import difference, estimate, means, t_quantile
 from paretune.ledger.compare import compare
 from paretune.ledger.published import ROWS, protocol_of, published_sides
+from paretune.ledger.results import key
 from paretune.ledger.sides import read_sides
 from paretune.ledger.text import markdown, overview, protocol_in_words
 from paretune.measure.tables import tables
@@ -339,8 +340,8 @@ def test_rows_of_different_protocols_are_refused_without_force():
 
 
 def test_every_published_row_has_one_protocol():
-    for key in ROWS:
-        assert all(protocol_of(key, mean.row) for mean in tables()[key].means)
+    for name in ROWS:
+        assert all(protocol_of(name, mean.row) for mean in tables()[name].means)
 
 
 def test_own_results_stand_beside_published_ones_by_force_only(ledger):
@@ -402,6 +403,12 @@ def test_a_refusal_is_one_sentence_and_exit_code_2_and_force_is_loud(ledger):
     assert "PROTOCOLS DIFFER: protocol.epoch is" in forced.stdout
     assert "full !" in forced.stdout
     assert cli(path, "--force", "--json", "--markdown").exit_code == 2
+
+
+def test_the_same_weights_fetched_and_from_a_file_are_one_backbone(ledger):
+    path = ledger(*rows("lora", LORA), *rows("full", FULL, backbone__source="file"))
+    assert compared(path).differences == ()
+    assert key(row(backbone__source="file")) == key(row())
 
 
 def test_the_page_says_how_the_numbers_came_about(ledger):

@@ -85,9 +85,15 @@ def key(row: dict) -> str:
     a line of the ledger; whatever else it has, such as what tuning chooses, does not count.
     """
     settings, data = row["settings"], row["data"]
-    asked = [row[name] for name in ("suite", "task", "recipe", "seed", "backbone", "protocol")]
-    asked += [settings["adapters"], settings["reducer"], data["train"], data["val"], data["test"]]
+    asked = [row[name] for name in ("suite", "task", "recipe", "seed", "protocol")]
+    asked += [weights(row["backbone"]), settings["adapters"], settings["reducer"]]
+    asked += [data["train"], data["val"], data["test"]]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def weights(backbone: dict) -> dict:
+    """What of a backbone decides results: whether its weights were fetched or lay in a file is told, and no more."""
+    return {name: value for name, value in backbone.items() if name != "source"}
 
 
 class Ledger:

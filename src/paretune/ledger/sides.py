@@ -17,7 +17,7 @@ from typing import Any
 
 from paretune.errors import UsageError, unknown
 from paretune.ledger.averages import Scores
-from paretune.ledger.results import Ledger, Result
+from paretune.ledger.results import Ledger, Result, weights
 
 PUBLISHED = "published:"
 Terms = dict[str, frozenset[str]]  # {path: the values, as JSON, that the rows of a side have there}
@@ -136,7 +136,7 @@ def _terms(row: Result) -> Iterator[tuple[str, Any]]:
     yield f"metric of {row.task}", row.metric
     for name in ("train", "val", "test", "lossy"):
         yield f"data.{name} of {row.task}", row.data[name]
-    yield from flat("backbone", row.backbone)
+    yield from flat("backbone", weights(row.backbone))
     yield from flat("protocol", {key: value for key, value in row.protocol.items() if key != "grid"})
     yield "protocol.grid", row.protocol["grid"]
 
