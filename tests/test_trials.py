@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 import paretune as pt
+from paretune.config import to_json
 from paretune.data.arrays import ImageArrays
 from paretune.data.transforms import evaluation
+from paretune.methods import completed
 from paretune.train.evaluate import evaluate
 from paretune.train.trials import Setting, Split, read_three, trial
 
@@ -79,3 +81,14 @@ def test_labels_and_numbers_are_refused_because_answers_are_counted(tmp_path):
     (tmp_path / "prices.csv").write_text("path,split,price\n" + "\n".join(lines) + "\n")
     with pytest.raises(pt.UsageError, match=r"prices\.csv is regression: comparisons count right answers"):
         read_three(tmp_path / "prices.csv")
+
+
+def test_what_was_recorded_is_said_anew_with_todays_defaults_and_as_json():
+    adapters, reducer = (pt.LoRA(), pt.DenseAdapter(reads=(1, 3))), pt.FPET(block=(4, 6))
+    described = json.loads(json.dumps({"adapters": list(map(to_json, adapters)), "reducer": to_json(reducer)}))
+    assert completed(described) == described
+    older = json.loads(json.dumps(described))
+    del older["adapters"][1]["dropout"], older["adapters"][0]["dropout"]
+    assert completed(older) == described
+    assert completed({**older, "reducer": None}) == {**described, "reducer": None}
+    assert completed({**older, "reducer": {"kind": "Oblivion"}}) == {**older, "reducer": {"kind": "Oblivion"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,8 @@ def completed(settings: dict) -> dict:
         adapters, reducer = methods(settings["adapters"], settings["reducer"])
     except UsageError:
         return settings
-    return {**settings, "adapters": [to_json(one) for one in adapters], "reducer": reducer and to_json(reducer)}
+    described = {"adapters": [to_json(one) for one in adapters], "reducer": reducer and to_json(reducer)}
+    return {**settings, **json.loads(json.dumps(described))}  # tuples are lists there
 
 
 def absent(adapters: Sequence[dict], reducer: dict | None) -> list[str]:
