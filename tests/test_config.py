@@ -38,7 +38,7 @@ def other(hint, default):
         return next(value for value in typing.get_args(hint) if value != default)
     if typing.get_origin(hint) is tuple:
         return (5, 1)
-    by_type = {bool: lambda: not default, int: lambda: (default or 0) + 1, float: lambda: default / 3}
+    by_type = {bool: lambda: not default, int: lambda: (default or 0) + 1, float: lambda: default / 3 or 0.1}
     return (by_type | {str: lambda: "k fc2", types.NoneType: lambda: None})[hint]()
 
 
