@@ -35,7 +35,7 @@ def close(found, expected, tolerance=1e-12):
 
 
 def logits(backbone, tokens):
-    return anatomy.head(backbone, anatomy.final_norm(backbone, tokens.x), tokens.size, tokens.prefix)
+    return anatomy.head(backbone, anatomy.final_norm(backbone, tokens.x), tokens)
 
 
 # ---------------------------------------------------------------------------------------------- a token of size k is k

@@ -87,7 +87,7 @@ def test_defaults_reduce_where_the_papers_do():
     shape = Shape(depth=12, width=768, head_width=64, grid=(14, 14), prefix=1)
     assert pt.EViT().build(shape).blocks == {3, 6, 9}
     assert pt.FPET().build(shape).blocks == (6,)
-    assert pt.DenseAdapter().sources(11, 12) == [10, 8]
+    assert pt.DenseAdapter().sources(11, shape) == [10, 8]
 
 
 @every_method

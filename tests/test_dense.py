@@ -9,6 +9,7 @@ from anatomies import ANATOMIES, anatomy, awake
 
 import paretune as pt
 from paretune.adapters.dense import DenseBranch
+from paretune.core.method import Shape
 from paretune.core.attention import Look
 from paretune.core.tokens import Tokens
 
@@ -117,7 +118,7 @@ def written_out(model, images):
     """
     vit, reducer, (branch,), (config,) = model.backbone, model.reducer, model.branches, model.spec.adapters
     x, size, said = vit._pos_embed(vit.patch_embed(images)), images.new_ones(2, 37), Said()
-    for n, (block, own) in enumerate(zip(vit.blocks, branch.blocks, strict=True)):
+    for n, (block, own) in enumerate(zip(vit.blocks, branch.blocks.values(), strict=True)):
         q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, 12)).permute(2, 0, 3, 1, 4)
         proportional = reducer is not None and reducer.proportional
         bias = size.float().log().double()[:, None, None] if proportional else 0.0
@@ -197,7 +198,7 @@ def test_only_what_a_later_block_reads_travels_and_it_is_narrow(settings, states
     narrow = []
 
     def remember(module, args, result):
-        narrow.append({name: state.shape[-1] for name, state in result[1].carried.items()})
+        narrow.append({name: state.shape[-1] for name, state in result.carried.items()})
 
     model.branches[0].register_forward_hook(remember)
     model(images)
@@ -214,7 +215,7 @@ def test_two_dense_adapters_do_not_read_each_other():
     awake(model.branches[0])
     first = model(images)
     with torch.no_grad():  # the second one speaks to itself only; its own outputs stay 0
-        for down in (d for block in model.branches[1].blocks for d in block.down):
+        for down in (d for block in model.branches[1].blocks.values() for d in block.down):
             down.weight.normal_()
     assert torch.equal(model(images), first)
     one = pt.adapt(ANATOMIES["vit"].build(0), both[:1], pt.EViT(0.7, (1, 3))).double().eval()
@@ -227,7 +228,7 @@ def test_two_dense_adapters_do_not_read_each_other():
 
 def sources(depth, **settings):
     """The blocks that every block reads, on a backbone of `depth` blocks."""
-    return [pt.DenseAdapter(**settings).sources(block, depth) for block in range(depth)]
+    return [pt.DenseAdapter(**settings).sources(block, Shape(depth, 24, 12, (6, 6), 1)) for block in range(depth)]
 
 
 def test_by_default_they_read_the_block_before_and_the_one_a_quarter_of_the_depth_before():
@@ -242,7 +243,7 @@ def test_the_start_holds_back_all_reads_but_those_of_the_block_before():
     assert sources(5, reads=(2,), start=3) == [[], [], [], [1], [2]]
 
 
-VIT_B, VIT_L = (12, 768), (24, 1024)
+VIT_B, VIT_L = Shape(12, 768, 64, (14, 14), 1), Shape(24, 1024, 64, (14, 14), 1)
 
 
 @pytest.mark.parametrize(
@@ -268,9 +269,9 @@ VIT_B, VIT_L = (12, 768), (24, 1024)
 )
 def test_the_papers_tables_count_these_projections_and_a_head(table, shape, settings, projections, millions):
     with torch.device("meta"):
-        branch = DenseBranch(*shape, pt.DenseAdapter(**settings), "dense")
+        branch = DenseBranch(shape, pt.DenseAdapter(**settings), "dense")
     assert sum(isinstance(module, torch.nn.Linear) for module in branch.modules()) == projections
-    count, head = sum(p.numel() for p in branch.parameters()), 10 * (shape[1] + 1)
+    count, head = sum(p.numel() for p in branch.parameters()), 10 * (shape.width + 1)
     assert round((count + head) / 1e6, 2) == millions
 
 
@@ -281,7 +282,7 @@ def test_the_papers_tables_count_these_projections_and_a_head(table, shape, sett
 )
 def test_the_parameters_on_vit_base(settings, count):
     with torch.device("meta"):
-        branch = DenseBranch(*VIT_B, pt.DenseAdapter(**settings), "dense")
+        branch = DenseBranch(VIT_B, pt.DenseAdapter(**settings), "dense")
     assert sum(p.numel() for p in branch.parameters()) == count
 
 

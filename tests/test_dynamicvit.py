@@ -222,7 +222,7 @@ def test_who_was_let_go_stays_let_go_and_the_prefix_never_is():
     tokens = model.run(pictures("dinov2_registers", 8)).tokens
     stages = alive_after(tokens)
     assert stages.shape == (3, 8, 25)
-    assert all(isinstance(step.reduction, Mask) and step.place == "before" for step in tokens.trail)
+    assert all(isinstance(step.reduction, Mask) and step.when == "before" for step in tokens.trail)
     assert (stages[1:] <= stages[:-1]).all()
     assert stages[0].sum() > stages[1].sum() > stages[2].sum() > 0
     assert torch.equal(tokens.size[:, tokens.prefix :], stages[-1])

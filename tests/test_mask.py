@@ -95,7 +95,7 @@ def test_letting_go_by_a_mask_gives_the_logits_of_letting_go_for_real(name):
     assert masked.tokens.patches == masked.tokens.grid[0] * masked.tokens.grid[1] > gone.tokens.patches
     assert torch.equal(masked.tokens.groups() < 0, gone.tokens.groups() < 0)
     assert not masked.tokens.size[:, masked.tokens.prefix :][(masked.tokens.groups() < 0)].any()
-    assert [(step.block, step.place) for step in masked.tokens.trail] == [(1, "before"), (2, "middle")]
+    assert [(step.block, step.when) for step in masked.tokens.trail] == [(1, "before"), (2, "middle")]
 
 
 @pytest.mark.parametrize("pool", ["token", "avg", "max", "avgmax", "map"])

@@ -82,7 +82,7 @@ def test_the_evidence_is_what_the_model_does_and_watching_changes_nothing(anatom
         assert seen.shape == (len(some), found.grid[0] * found.grid[1])
         assert np.all(np.nansum(seen, 1) <= 1 + 1e-6)
         assert np.all(np.nansum(seen, 1) > 0.1)
-    early = [stage for stage in found.stages if (stage.block, stage.place) == (0, "before")]
+    early = [stage for stage in found.stages if (stage.block, stage.when) == (0, "before")]
     gone = early[0].groups < 0 if early else np.zeros_like(found.attention[0], dtype=bool)
     assert np.array_equal(
         np.isnan(found.attention[0]), gone

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
+    from paretune.adapters import VPT, Adapter, AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
     from paretune.checkpoint import load, save
     from paretune.core.model import Adapted, Run
     from paretune.errors import UsageError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOME = {
     "adapt": "plan", "recipe": "plan", "recipes": "plan", "Recipe": "plan", "Schedule": "plan",
     "LoRA": "adapters", "AdaptFormer": "adapters", "DenseAdapter": "adapters", "Full": "adapters",
-    "RepAdapter": "adapters",
+    "RepAdapter": "adapters", "Adapter": "adapters", "VPT": "adapters",
     "DynamicViT": "reducers", "EViT": "reducers", "FPET": "reducers", "Pool": "reducers", "ToMe": "reducers",
     "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost", "bench": "measure.bench",
     "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",

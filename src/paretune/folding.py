@@ -1,11 +1,16 @@
-"""Fold what folds: the model as it is served."""
+"""Fold what folds, the model as it is served; or take all of it off, the backbone as it came."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+
+from torch import nn
 
 from paretune.core import guests, leaf, quantised
+from paretune.core.leaf import Leafed
 from paretune.core.model import Adapted
+from paretune.core.units import Units
 
 
 def merge(model: Adapted) -> Adapted:
@@ -21,3 +26,30 @@ def merge(model: Adapted) -> Adapted:
     quantised.fold_all(merged)
     merged.spec = None
     return merged
+
+
+def stripped(model: Adapted) -> Adapted:
+    """A copy of the model with no adapter and no reducer: its backbone, head and task. What was trained in place, as a
+    full fine-tuning does, stays as it is."""
+    plain = copy.deepcopy(model)
+    plain.branches, plain.reducer = nn.ModuleList(), None
+    plain.spec = model.spec and replace(model.spec, adapters=(), reducer=None)
+    _strip(plain.backbone)
+    return plain
+
+
+def _strip(root: nn.Module) -> None:
+    """Take every leaf but the units of a head, and every HF PEFT module off the layers below `root`, in place."""
+    for name, child in root.named_children():
+        if (layer := _below(child)) is not child:
+            setattr(root, name, layer)
+        else:
+            _strip(child)
+
+
+def _below(module: nn.Module) -> nn.Module:
+    if isinstance(module, Leafed) and not isinstance(module.leaf, Units):
+        return _below(module.layer)
+    if guests.is_guest(module):
+        return module.original_module if hasattr(module, "modules_to_save") else module.get_base_layer()
+    return module

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretune.core.body import Body
-from paretune.core.method import Branch, Shape
+from paretune.core.method import Branch, Shape, Site
 from paretune.core.quantised import BITS, linear, start_
 from paretune.core.tokens import Tokens
 
@@ -29,8 +29,8 @@ from paretune.core.tokens import Tokens
 class AdaptFormer:
     """A bottleneck of `width` beside every MLP."""
 
-    width: int = 8
-    """width h of the bottleneck"""
+    width: int | tuple[int, ...] = 8
+    """width h of the bottleneck, one for all blocks or one for each; 0 = none in this block"""
     scale: float = 1.0
     """factor s on its output (0.1 in the original on full data sets, 1 in FPET; Bi-AdaptFormer: chosen per task from
     0.01, 0.1, 1, 10)"""
@@ -40,11 +40,13 @@ class AdaptFormer:
     """dropout on the bottleneck"""
     bits: int = 0
     """bits per weight: 1, 2, 4 or 8; 0 = float weights"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that have a bottleneck; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
         return [
-            *([f"AdaptFormer width={self.width}: must be at least 1"] if self.width < 1 else []),
+            *shape.block_problems("AdaptFormer", self.blocks, "width", self.width),
             *([f"AdaptFormer dropout={self.dropout}: must be in [0, 1)"] if not 0 <= self.dropout < 1 else []),
             *([f"AdaptFormer bits={self.bits}: must be one of {BITS}, or 0"] if self.bits not in (0, *BITS) else []),
             *([f"AdaptFormer bits={self.bits} bias=True: quantised projections have no bias; set bias=False"]
@@ -53,17 +55,17 @@ class AdaptFormer:
 
     def attach(self, body: Body) -> None:
         """Add the branch."""
-        body.branch(AdaptFormerBranch(body.shape.depth, body.shape.width, self))
+        body.branch(AdaptFormerBranch(body.shape.per_block(self.blocks, self.width), body.shape.width, self))
 
 
 class Bottleneck(nn.Module):
     """scale * up(dropout(relu(down x)))."""
 
-    def __init__(self, channels: int, config: AdaptFormer):
+    def __init__(self, channels: int, width: int, config: AdaptFormer):
         super().__init__()
-        self.down = linear(channels, config.width, config.bits, config.bias)
+        self.down = linear(channels, width, config.bits, config.bias)
         self.dropout = nn.Dropout(config.dropout)
-        self.up = linear(config.width, channels, config.bits, config.bias)
+        self.up = linear(width, channels, config.bits, config.bias)
         self.scale = config.scale
         start_(self.up)
         if config.bias:
@@ -75,13 +77,15 @@ class Bottleneck(nn.Module):
 
 
 class AdaptFormerBranch(Branch):
-    """A bottleneck for every block."""
+    """Bottlenecks by block: widths {block: h}."""
 
-    site = "mlp"
+    places = ("mlp",)
 
-    def __init__(self, depth: int, channels: int, config: AdaptFormer):
+    def __init__(self, widths: dict[int, int], channels: int, config: AdaptFormer):
         super().__init__()
-        self.blocks = nn.ModuleList([Bottleneck(channels, config) for _ in range(depth)])
+        self.blocks = nn.ModuleDict({str(block): Bottleneck(channels, h, config) for block, h in widths.items()})
 
-    def forward(self, block: int, tokens: Tokens, h: Tensor) -> tuple[Tensor, Tokens]:
-        return self.blocks[block](tokens.x), tokens
+    def forward(self, at: Site, tokens: Tokens) -> Tokens:
+        if str(at.block) not in self.blocks:
+            return tokens
+        return tokens.plus(self.blocks[str(at.block)](at.x))

@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretune.core.body import Body
-from paretune.core.method import Branch, Shape
+from paretune.core.method import Branch, Shape, Site
 from paretune.core.tokens import Tokens
 from paretune.errors import UsageError
 
@@ -45,8 +45,8 @@ from paretune.errors import UsageError
 class DenseAdapter:
     """Densely connected bottlenecks beside every MLP."""
 
-    width: int = 32
-    """width h of the bottlenecks"""
+    width: int | tuple[int, ...] = 32
+    """width h of the bottlenecks, one for all blocks or one for each; 0 = none in this block"""
     scale: float = 1.0
     """factor s on their output"""
     reads: tuple[int, ...] | None = None
@@ -60,12 +60,14 @@ class DenseAdapter:
     """what travels to later adapters: the narrow activation, or the D-wide output as the paper writes it"""
     dropout: float = 0.0
     """dropout on the bottlenecks; the paper does not say, its code has none, AdaptFormer 0.1"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that have an adapter, which read each other where `reads` finds one; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
         reads = self.reads or ()
         return [
-            *([f"DenseAdapter width={self.width}: must be at least 1"] if self.width < 1 else []),
+            *shape.block_problems("DenseAdapter", self.blocks, "width", self.width),
             *([f"DenseAdapter reads={reads}: must be different distances of at least 1 block"]
               if len(set(reads)) < len(reads) or min(reads, default=1) < 1 else []),
             *([f"DenseAdapter start={self.start}: the backbone has blocks 0 to {shape.depth - 1}"]
@@ -75,24 +77,25 @@ class DenseAdapter:
 
     def attach(self, body: Body) -> None:
         """Add the branch."""
-        body.branch(DenseBranch(body.shape.depth, body.shape.width, self, body.fresh("dense")))
+        body.branch(DenseBranch(body.shape, self, body.fresh("dense")))
 
-    def sources(self, block: int, depth: int) -> list[int]:
+    def sources(self, block: int, shape: Shape) -> list[int]:
         """The blocks whose adapters the one of `block` reads, nearest first."""
-        reads = {1, max(depth // 4, 1)} if self.reads is None else self.reads
-        return [block - back for back in sorted(reads) if back <= block and (back == 1 or block >= self.start)]
+        reads = {1, max(shape.depth // 4, 1)} if self.reads is None else self.reads
+        found = [block - back for back in sorted(reads) if back == 1 or block >= self.start]
+        return [source for source in found if source in shape.per_block(self.blocks, self.width)]
 
 
 class DenseBlock(nn.Module):
     """The projections of one block: `down[0]` reads the stream, `down[1:]`, if there are, the adapters of `sources`."""
 
-    def __init__(self, sources: list[int], channels: int, config: DenseAdapter):
+    def __init__(self, sources: list[int], channels: int, width: int, config: DenseAdapter):
         super().__init__()
         self.sources = sources
         downs = 1 if config.fuse == "input" else 1 + len(sources)
         ups = downs if config.fuse == "output" else 1
-        self.down = nn.ModuleList(nn.Linear(channels, config.width) for _ in range(downs))
-        self.up = nn.ModuleList(nn.Linear(config.width, channels) for _ in range(ups))
+        self.down = nn.ModuleList(nn.Linear(channels, width) for _ in range(downs))
+        self.up = nn.ModuleList(nn.Linear(width, channels) for _ in range(ups))
         for up in self.up:
             nn.init.zeros_(up.weight)
         for linear in (*self.down, *self.up):
@@ -105,26 +108,36 @@ class DenseBlock(nn.Module):
 
 
 class DenseBranch(Branch):
-    """A Dense Adapter for every block."""
+    """A Dense Adapter for every block that has one."""
 
-    site = "mlp"
+    places = ("mlp",)
 
-    def __init__(self, depth: int, channels: int, config: DenseAdapter, name: str):
+    def __init__(self, shape: Shape, config: DenseAdapter, name: str):
         super().__init__()
-        sources = [config.sources(block, depth) for block in range(depth)]
-        self.blocks = nn.ModuleList(DenseBlock(of_block, channels, config) for of_block in sources)
-        self.last_reader = {source: block for block, of_block in enumerate(sources) for source in of_block}
+        widths = shape.per_block(config.blocks, config.width)
+        sources = {block: config.sources(block, shape) for block in widths}
+        self.blocks = nn.ModuleDict({
+            str(block): DenseBlock(sources[block], shape.width, width, config) for block, width in widths.items()
+        })  # fmt: skip
+        self.last_reader = {source: block for block, of_block in sources.items() for source in of_block}
         self.scale, self.fuse, self.narrow, self.name = config.scale, config.fuse, config.carry == "activation", name
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, block: int, tokens: Tokens, h: Tensor) -> tuple[Tensor, Tokens]:
-        here = self.blocks[block]
+    def forward(self, at: Site, tokens: Tokens) -> Tokens:
+        if str(at.block) not in self.blocks:
+            return tokens
+        here = self.blocks[str(at.block)]
         said = [(source, self.carried(source, tokens)) for source in here.sources]
-        r = [self.dropout(F.relu(u)) for u in self.bottlenecks(here, tokens.x, said)]
+        r = [self.dropout(F.relu(u)) for u in self.bottlenecks(here, at.x, said)]
         output = total([up(one) for up, one in zip(here.up, r, strict=True)]) * self.scale
-        state = torch.cat([*r, torch.ones_like(r[0][..., :1])], dim=-1) if self.narrow else output
-        done = {f"{self.name}.{source}": None for source in here.sources if self.last_reader[source] == block}
-        return output, tokens.carry(done | ({f"{self.name}.{block}": state} if block in self.last_reader else {}))
+        states = {self.key(source): None for source in here.sources if self.last_reader[source] == at.block}
+        if at.block in self.last_reader:
+            states[self.key(at.block)] = torch.cat([*r, torch.ones_like(r[0][..., :1])], -1) if self.narrow else output
+        return tokens.plus(output).carry(states)
+
+    def key(self, block: int) -> str:
+        """The name under which the adapter of this block travels."""
+        return f"{self.name}.{block}"
 
     def carried(self, source: int, tokens: Tokens) -> Tensor:
         """What travels from block `source`, for the tokens of now: (B, N, ups * h + 1), or (B, N, D) as it is."""
@@ -133,7 +146,7 @@ class DenseBranch(Branch):
                 "DenseAdapter carry='activation' holds only where tokens merge by a linear map, and this reducer takes "
                 "the maximum; use carry='output'"
             )
-        return tokens.carried[f"{self.name}.{source}"]
+        return tokens.carried[self.key(source)]
 
     def bottlenecks(self, here: DenseBlock, x: Tensor, said: list[tuple[int, Tensor]]) -> list[Tensor]:
         """One (B, N, h) for every `up`, from the stream x (B, N, D) and what the sources said."""
@@ -148,7 +161,7 @@ class DenseBranch(Branch):
 
     def reading(self, down: nn.Linear, source: int) -> Tensor:
         """The weight of `down` on what travels from block `source`: (h, ups * h + 1), or (h, D) as it is."""
-        return self.scale * down.weight @ self.blocks[source].spoken() if self.narrow else down.weight
+        return self.scale * down.weight @ self.blocks[str(source)].spoken() if self.narrow else down.weight
 
 
 def total(terms: list[Tensor]) -> Tensor:

@@ -15,12 +15,15 @@ from paretune.core.method import Shape
 
 @dataclass(frozen=True)
 class Full:
-    """The whole backbone trains."""
+    """The whole backbone trains, or some of its blocks."""
+
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that train, and nothing outside of them; None = the whole backbone"""
 
     def problems(self, shape: Shape) -> list[str]:
-        """Nothing can be wrong."""
-        return []
+        """What is wrong with these settings on a backbone of this shape."""
+        return shape.block_problems("Full", self.blocks)
 
     def attach(self, body: Body) -> None:
-        """Unfreeze the backbone."""
-        body.unfreeze()
+        """Unfreeze the backbone, or its blocks."""
+        body.unfreeze(self.blocks)

@@ -31,8 +31,8 @@ from paretune.errors import unknown
 class LoRA:
     """Low-rank updates of linear layers; folds into the backbone."""
 
-    rank: int = 8
-    """rank r of every update"""
+    rank: int | tuple[int, ...] = 8
+    """rank r of the updates, one for all blocks or one for each; 0 = none in this block"""
     scale: float = 1.0
     """factor on every update (Bi-LoRA: chosen per task from 0.01, 0.1, 1, 10)"""
     dropout: float = 0.1
@@ -41,35 +41,38 @@ class LoRA:
     """which linears: any of q k v proj fc1 fc2 (fc1_g fc1_x in a SwiGLU MLP)"""
     bits: int = 0
     """bits per weight: 1, 2, 4 or 8; 0 = float weights"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that are updated; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
         return [
-            *([f"LoRA rank={self.rank}: must be 1 to {shape.width}"] if not 1 <= self.rank <= shape.width else []),
+            *shape.block_problems("LoRA", self.blocks, "rank", self.rank, most=shape.width),
             *([f"LoRA dropout={self.dropout}: must be in [0, 1)"] if not 0 <= self.dropout < 1 else []),
             *([f"LoRA bits={self.bits}: must be one of {BITS}, or 0"] if self.bits not in (0, *BITS) else []),
-            *([f"LoRA at='': name at least one of {' '.join(shape.places)}"] if not self.at.split() else []),
+            *([f"LoRA at='': name at least one of {' '.join(shape.linears)}"] if not self.at.split() else []),
             *[
-                f"LoRA at: {unknown('place', name, list(shape.places))}"
+                f"LoRA at: {unknown('place', name, list(shape.linears))}"
                 for name in self.at.split()
-                if name not in shape.places
+                if name not in shape.linears
             ],
         ]
 
     def attach(self, body: Body) -> None:
         """Put a leaf on every linear named in `at`."""
-        for layer, parts, put in body.linears(self.at):
-            put(LoRALeaf(layer.in_features, layer.out_features, parts, self))
+        ranks = body.shape.per_block(self.blocks, self.rank)
+        for spot in body.layers(self.at, ranks):
+            spot.put(LoRALeaf(spot.layer.in_features, spot.layer.out_features, spot.parts, ranks[spot.block], self))
 
 
 class LowRank(nn.Module):
     """scale * B dropout(A x)."""
 
-    def __init__(self, inputs: int, outputs: int, config: LoRA):
+    def __init__(self, inputs: int, outputs: int, rank: int, config: LoRA):
         super().__init__()
-        self.down = linear(inputs, config.rank, config.bits)
+        self.down = linear(inputs, rank, config.bits)
         self.dropout = nn.Dropout(config.dropout)
-        self.up = linear(config.rank, outputs, config.bits)
+        self.up = linear(rank, outputs, config.bits)
         self.scale = config.scale
         start_(self.up)
 
@@ -84,11 +87,11 @@ class LowRank(nn.Module):
 class LoRALeaf(Leaf):
     """One LowRank for every named block of output rows of a Linear; `None` stands for all rows."""
 
-    def __init__(self, inputs: int, outputs: int, parts: dict[str, tuple[int, int] | None], config: LoRA):
+    def __init__(self, inputs: int, outputs: int, parts: dict[str, tuple[int, int] | None], rank: int, config: LoRA):
         super().__init__()
         self.rows = {name: rows or (0, outputs) for name, rows in parts.items()}
         self.low_rank = nn.ModuleDict(
-            {name: LowRank(inputs, stop - start, config) for name, (start, stop) in self.rows.items()}
+            {name: LowRank(inputs, stop - start, rank, config) for name, (start, stop) in self.rows.items()}
         )
 
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ READERS = {"attn": ("q", "k", "v"), "mlp": ("fc1", "fc1_g", "fc1_x")}
 class RepAdapter:
     """A linear bottleneck before attention and MLP; folds into the backbone."""
 
-    rank: int = 8
-    """width r of the bottleneck"""
+    rank: int | tuple[int, ...] = 8
+    """width r of the bottleneck, one for all blocks or one for each; 0 = none in this block"""
     groups: int = 2
     """diagonal blocks of the up-projection"""
     scale: float = 1.0
@@ -42,13 +42,15 @@ class RepAdapter:
     """dropout on the bottleneck"""
     before: Literal["attn mlp", "attn", "mlp"] = "attn mlp"
     """which sub-layers read through it"""
+    blocks: tuple[int, ...] | None = None
+    """0-based blocks that have it; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
-        fits = self.groups >= 1 and self.rank % self.groups == 0 and shape.width % self.groups == 0
+        ranks = self.rank if isinstance(self.rank, tuple) else (self.rank,)
+        fits = self.groups >= 1 and not any(n % self.groups for n in (*ranks, shape.width))
         return [
-            *([f"RepAdapter rank={self.rank}: must be 1 to {shape.width}"]
-              if not 1 <= self.rank <= shape.width else []),
+            *shape.block_problems("RepAdapter", self.blocks, "rank", self.rank, most=shape.width),
             *([f"RepAdapter groups={self.groups}: must divide rank={self.rank} and the width {shape.width}"]
               if not fits else []),
             *([f"RepAdapter dropout={self.dropout}: must be in [0, 1)"] if not 0 <= self.dropout < 1 else []),
@@ -56,20 +58,21 @@ class RepAdapter:
 
     def attach(self, body: Body) -> None:
         """Put a leaf on every linear that reads the normalised tokens."""
-        readers = [name for site in self.before.split() for name in READERS[site] if name in body.shape.places]
-        for layer, _parts, put in body.linears(" ".join(readers)):
-            put(RepLeaf(layer.in_features, self))
+        readers = [name for site in self.before.split() for name in READERS[site] if name in body.shape.linears]
+        ranks = body.shape.per_block(self.blocks, self.rank)
+        for spot in body.layers(" ".join(readers), ranks):
+            spot.put(RepLeaf(spot.layer.in_features, ranks[spot.block], self))
 
 
 class RepLeaf(Leaf):
     """layer(z + scale * (B dropout(A z + a) + b))."""
 
-    def __init__(self, width: int, config: RepAdapter):
+    def __init__(self, width: int, rank: int, config: RepAdapter):
         super().__init__()
         self.groups, self.scale = config.groups, config.scale
-        self.down = nn.Linear(width, config.rank)
+        self.down = nn.Linear(width, rank)
         self.dropout = nn.Dropout(config.dropout)
-        self.up = nn.Parameter(torch.zeros(width, config.rank // config.groups))
+        self.up = nn.Parameter(torch.zeros(width, rank // config.groups))
         self.bias = nn.Parameter(torch.zeros(width))
         nn.init.xavier_uniform_(self.down.weight)
         nn.init.zeros_(self.down.bias)

@@ -1,4 +1,4 @@
-"""The only file that reads timm: how a timm ViT embeds, attends and classifies, in the words of the trunk.
+"""How a timm ViT embeds, attends and classifies, in the words of the trunk; with `layers`, the only file that reads timm.
 
 Modules are called, weights are not read behind them: a leaf or a HF PEFT module that sits where a Linear was is
 honoured everywhere (timm's own EVA forward takes `qkv.weight` and would leave it dead). Nothing is stored: a block is
@@ -21,6 +21,7 @@ from timm.models.vision_transformer import Block, ResPostBlock, VisionTransforme
 from torch import Tensor, nn
 
 from paretune.core.attention import log_size
+from paretune.core.layers import layers
 from paretune.core.method import Shape
 from paretune.core.reduction import widened
 from paretune.core.tokens import Tokens
@@ -46,15 +47,6 @@ class BlockView:
     pre2: Callable[[Tensor], Tensor]
     mlp: nn.Module
     post2: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Linears:
-    """A physical Linear of a block and the logical ones in it: {"q": (0, D), "k": (D, 2D), ...} or {"proj": None}."""
-
-    owner: nn.Module
-    attribute: str
-    parts: dict[str, tuple[int, int] | None]
 
 
 def check(model: nn.Module) -> None:
@@ -215,14 +207,16 @@ def final_norm(model: nn.Module, x: Tensor) -> Tensor:
     return model.norm(x)
 
 
-def head(model: nn.Module, features: Tensor, size: Tensor | None, prefix: int) -> Tensor:
-    """Features (B, N, D) -> logits (B, classes); pooling weighs merged tokens by their size (B, N)."""
-    if size is None or model.global_pool == "token":
+def head(model: nn.Module, features: Tensor, tokens: Tokens) -> Tensor:
+    """Features (B, N, D) of these tokens -> logits (B, classes); pooling weighs merged tokens by their size and never
+    sees a prompt."""
+    features = tokens.without_prompts(features)
+    if tokens.size is None or model.global_pool == "token":
         return model.forward_head(features)
     # timm's EVA shows its attention pool the prefix too; its ViT has a switch.
     whole = model.global_pool == "map" if isinstance(model, Eva) else getattr(model, "pool_include_prefix", False)
-    first = 0 if whole else prefix
-    pooled = _pool(model, features[:, first:], size[:, first:])
+    first = 0 if whole else tokens.own_prefix
+    pooled = _pool(model, features[:, first:], tokens.without_prompts(tokens.size)[:, first:])
     return model.head(model.head_drop(model.fc_norm(pooled)))
 
 
@@ -234,19 +228,6 @@ def _pool(model: nn.Module, x: Tensor, size: Tensor) -> Tensor:
         return mean
     x = x.masked_fill(size[..., None] == 0, -torch.inf)  # let go, but still here
     return x.amax(1) if model.global_pool == "max" else 0.5 * (x.amax(1) + mean)
-
-
-def linears(block: nn.Module) -> list[Linears]:
-    """Every Linear of a block that a leaf can sit on, with its logical parts q, k, v, proj, fc1, fc2..."""
-    attn, found = block.attn, []
-    if getattr(attn, "qkv", None) is not None:
-        width = attn.num_heads * attn.head_dim
-        found.append(Linears(attn, "qkv", {name: (i * width, (i + 1) * width) for i, name in enumerate("qkv")}))
-    else:
-        found += [Linears(attn, f"{name}_proj", {name: None}) for name in "qkv"]
-    found.append(Linears(attn, "proj", {"proj": None}))
-    names = [name for name in ("fc1", "fc1_g", "fc1_x", "fc2") if hasattr(block.mlp, name)]
-    return found + [Linears(block.mlp, name, {name: None}) for name in names]
 
 
 def classifiers(model: nn.Module) -> list[nn.Module]:
@@ -271,7 +252,8 @@ def shape(model: nn.Module) -> Shape:
         head_width=model.blocks[0].attn.head_dim,
         grid=tuple(model.patch_embed.grid_size),
         prefix=model.num_prefix_tokens,
-        places=tuple(name for spot in linears(model.blocks[0]) for name in spot.parts),
+        layers={place: layer.kind for layer in layers(model) if not layer.block for place in layer.parts},
+        patch=tuple(model.patch_embed.patch_size),
     )
 
 

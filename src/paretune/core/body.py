@@ -1,18 +1,35 @@
-"""Everything that an adapter may do to a model: put leaves on linears, add branches, unfreeze.
+"""Everything that an adapter may do to a model: put leaves on layers, add branches, unfreeze.
 
 An adapter never sees timm, the reducers, its siblings or the block loop; it sees this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 
 from torch import nn
 
 from paretune.core import anatomy
-from paretune.core.leaf import Leaf, Leafed, bare
-from paretune.core.method import Branch
+from paretune.core.layers import Layer, layers
+from paretune.core.leaf import Leaf, Leafed
+from paretune.core.method import Branch, Kind
 from paretune.errors import unknown
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A layer that was asked for, and how to put a leaf on it.
+
+    block: 0-based, None outside of the blocks; layer: the module below all leaves, of this kind
+    parts: each asked name with its output rows, None for all; a fused qkv comes once, with several parts
+    """
+
+    block: int | None
+    kind: Kind
+    layer: nn.Module
+    parts: dict[str, tuple[int, int] | None]
+    put: Callable[[Leaf], None]
 
 
 class Body:
@@ -21,39 +38,39 @@ class Body:
     def __init__(self, backbone: nn.Module, branches: nn.ModuleList):
         self._backbone, self._branches = backbone, branches
         self.shape = anatomy.shape(backbone)
-        weight = backbone.patch_embed.proj.weight
+        weight = layers(backbone)[0].module.weight
         self._like = {"device": weight.device, "dtype": weight.dtype}
 
-    def linears(self, at: str) -> Iterator[tuple[nn.Linear, dict[str, tuple[int, int] | None], Callable[[Leaf], None]]]:
-        """Every Linear of every block that holds one of the logical parts named in `at`, e.g. "q v".
+    def layers(self, at: str, blocks: Collection[int] | None = None) -> Iterator[Spot]:
+        """Every layer that holds one of the places named in `at`, e.g. "q v norm1", in the order of the forward.
 
-        Yields (linear, parts, put): the Linear below all leaves; each asked name with its output rows, None for all;
-        `put(leaf)` sets a leaf on it. A fused qkv comes once, with several parts. Raises UsageError for an unknown
-        name.
+        blocks: 0-based blocks, None = all; layers outside of the blocks come whenever they are named. Raises UsageError
+        for an unknown name.
         """
         asked = at.split()
         for name in asked:
-            if name not in self.shape.places:
-                raise unknown("place for leaves", name, list(self.shape.places))
-        for block in self._backbone.blocks:
-            for spot in anatomy.linears(block):
-                if parts := {name: rows for name, rows in spot.parts.items() if name in asked}:
-                    yield bare(getattr(spot.owner, spot.attribute)), parts, self._putter(spot)
+            if name not in self.shape.layers:
+                raise unknown("place for leaves", name, list(self.shape.layers))
+        for layer in layers(self._backbone):
+            parts = {name: rows for name, rows in layer.parts.items() if name in asked}
+            if parts and (blocks is None or layer.block is None or layer.block in blocks):
+                yield Spot(layer.block, layer.kind, layer.module, parts, self._putter(layer))
 
     def branch(self, branch: Branch) -> None:
         """Add a branch to the trunk."""
         self._branches.append(branch.to(**self._like))
 
-    def unfreeze(self) -> None:
-        """Let the whole backbone train."""
-        self._backbone.requires_grad_(True)
+    def unfreeze(self, blocks: Collection[int] | None = None) -> None:
+        """Let the whole backbone train, or some of its blocks."""
+        for module in [self._backbone] if blocks is None else [self._backbone.blocks[block] for block in blocks]:
+            module.requires_grad_(True)
 
     def fresh(self, name: str) -> str:
-        """A name for carried states that no other branch of this model uses."""
+        """A name for carried states or prompts that no other branch of this model uses."""
         return f"{name}{len(self._branches)}"
 
-    def _putter(self, spot: anatomy.Linears) -> Callable[[Leaf], None]:
+    def _putter(self, layer: Layer) -> Callable[[Leaf], None]:
         def put(leaf: Leaf) -> None:
-            setattr(spot.owner, spot.attribute, Leafed(getattr(spot.owner, spot.attribute), leaf.to(**self._like)))
+            setattr(layer.owner, layer.attribute, Leafed(getattr(layer.owner, layer.attribute), leaf.to(**self._like)))
 
         return put

@@ -4,7 +4,8 @@
 
     law:  leaf(layer, x) == layer'(x)   where layer' has the weights  leaf.fold(W, b)
 
-The trunk calls `attn.qkv(x)` and never knows. Because of the law, merging is generic and exact.
+The trunk calls `attn.qkv(x)` and never knows. Because of the law, merging is generic and exact. The layer may be any
+affine one: a Linear, a convolution, a norm with a weight.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from paretune.core.method import Method
 
-class Leaf(nn.Module, ABC):
+
+class Leaf(Method, ABC):
     """A trained re-parametrisation of one affine layer (Linear, Conv2d, LayerNorm)."""
 
     @abstractmethod
@@ -71,17 +74,18 @@ def folded(module: nn.Module) -> nn.Module:
     layer = copy.deepcopy(bare(module))
     weight, bias = (None if t is None else _frozen(t.to(layer.weight.dtype)) for t in _fold(module))
     layer.weight = weight
-    if bias is not None and layer.bias is None:
-        return Biased(layer, bias)
-    layer.bias = bias
-    return layer
+    if getattr(layer, "bias", None) is not None:
+        layer.bias = bias
+        return layer
+    return layer if bias is None else Biased(layer, bias)
 
 
 def _fold(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in float64 of the plain layer that computes what `module` computes."""
     if isinstance(module, Leafed):
         return copy.deepcopy(module.leaf).double().fold(*_fold(module.layer))
-    return module.weight.double(), None if module.bias is None else module.bias.double()
+    bias = getattr(module, "bias", None)  # an RMSNorm knows none
+    return module.weight.double(), None if bias is None else bias.double()
 
 
 def fold_all(root: nn.Module) -> None:

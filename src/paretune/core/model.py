@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from paretune.core import anatomy
 from paretune.core.attention import Look, attend
-from paretune.core.method import Reducer, Run, Site
+from paretune.core.method import Method, Reducer, Run, Site, Watch, unwatched
 from paretune.core.tokens import Tokens
 
 
@@ -43,46 +44,68 @@ class Adapted(nn.Module):
         """Images (B, 3, H, W) -> outputs (B, classes): logits, or the numbers of a regression."""
         return self.run(images).logits
 
-    def run(self, images: Tensor, reduced: bool = True) -> Run:
+    def run(self, images: Tensor, reduced: bool = True, watch: Watch = unwatched) -> Run:
         """The same forward, returning the tokens too: where every patch went is `run.tokens.groups()`.
 
-        With reduced=False all tokens stay, as if there were no reducer.
+        With reduced=False all tokens stay, as if there were no reducer. `watch` is told what the trunk does.
         """
-        return self.finish(0, anatomy.embed(self.backbone, images), reduced)
+        tokens = anatomy.embed(self.backbone, images)
+        watch("embed", 0, tokens)
+        return self.finish(0, tokens, reduced, watch)
 
-    def finish(self, start: int, tokens: Tokens, reduced: bool = True) -> Run:
+    def finish(self, start: int, tokens: Tokens, reduced: bool = True, watch: Watch = unwatched) -> Run:
         """The forward from block `start` to the logits, from the tokens that enter this block."""
-        reducer = self.reducer if reduced else None
-        for i in range(start, len(self.backbone.blocks)):
+        reducer, depth = self.reducer if reduced else None, len(self.backbone.blocks)
+        for i in range(start, depth):
             if anatomy.checkpointing(self.backbone) and torch.is_grad_enabled():
-                tokens = checkpoint(self.step, i, tokens, reducer, use_reentrant=False)
+                tokens = checkpoint(self.step, i, tokens, reducer, watch, use_reentrant=False)
             else:
-                tokens = self.step(i, tokens, reducer)
-        features = anatomy.final_norm(self.backbone, tokens.x)
-        return Run(anatomy.head(self.backbone, features, tokens.size, tokens.prefix), tokens, features)
+                tokens = self.step(i, tokens, reducer, watch)
+        tokens = self.ask(Site(depth, "exit", tokens.x), tokens, watch)
+        features = anatomy.final_norm(self.backbone, tokens.x)  # (B, P + M, D)
+        run = Run(anatomy.head(self.backbone, features, tokens), tokens, features)
+        watch("head", depth, tokens)
+        return run
 
-    def step(self, i: int, tokens: Tokens, reducer: Reducer | None) -> Tokens:
-        """Block i: attention, reduction, MLP; branches beside both."""
-        if reducer is not None and (reduction := reducer.before(i, tokens)) is not None:
-            tokens = tokens.shrink(i, reduction, "before")
+    def step(self, i: int, tokens: Tokens, reducer: Reducer | None, watch: Watch = unwatched) -> Tokens:
+        """Block i: attention, reduction, MLP; branches at the door and beside both."""
+        if reducer is not None:
+            tokens = tokens.shrink(i, reducer.before(i, tokens), "before")
+            watch("reducer", i, tokens)
+        tokens = self.ask(Site(i, "enter", tokens.x), tokens, watch)
         block = anatomy.read(self.backbone.blocks[i])
         size = tokens.size if tokens.masked or (reducer is not None and reducer.proportional) else None
-        h = block.pre1(tokens.x)
-        q, k, v, plain = anatomy.qkv(block.attn, h, tokens, i)
+        h = block.pre1(tokens.x)  # (B, N, D)
+        q, k, v, plain = anatomy.qkv(block.attn, h, tokens, i)  # (B, H, N, d) each
         y = attend(q, k, v, size, anatomy.attention_dropout(block.attn), tokens.masked)
-        tokens = self.add(i, "attn", tokens, h, block.post1(anatomy.out(block.attn, y, h)))
+        y = block.post1(anatomy.out(block.attn, y, h))  # (B, N, D)
+        look = Look(q, k, plain, size, tokens.prefix, tokens.readers)
+        watch("attention", i, tokens, look)
+        tokens = self.ask(Site(i, "attn", tokens.x, h, y, look), tokens.plus(y), watch)
         if reducer is not None:
-            reduction = reducer(i, Look(q, k, plain, size, tokens.prefix, tokens.readers), tokens)
-            if reduction is not None:
-                tokens = tokens.shrink(i, reduction)  # features, sizes, RoPE, carried states: all alike
-        h = block.pre2(tokens.x)
-        return self.add(i, "mlp", tokens, h, block.post2(block.mlp(h)))
+            tokens = tokens.shrink(i, reducer(i, look, tokens))  # features, sizes, RoPE, carried states: all alike
+            watch("reducer", i, tokens)
+        h = block.pre2(tokens.x)  # (B, N', D), N' <= N
+        y = block.post2(self.mlp(i, block, tokens)(h))
+        watch("mlp", i, tokens)
+        return self.ask(Site(i, "mlp", tokens.x, h, y), tokens.plus(y), watch)
 
-    def add(self, i: int, site: Site, tokens: Tokens, h: Tensor, y: Tensor) -> Tokens:
-        """Join the sub-layer's output y and what the branches at this site say to the residual stream."""
-        x = tokens.x + y
+    def ask(self, at: Site, tokens: Tokens, watch: Watch) -> Tokens:
+        """Let the branches speak that have something to say at this moment."""
         for branch in self.branches:
-            if branch.site == site:
-                delta, tokens = branch(i, tokens, h)
-                x = x + delta
-        return tokens.with_x(x)
+            if at.place in branch.places:
+                tokens = branch(at, tokens)
+        watch("branches", at.block, tokens)
+        return tokens
+
+    def mlp(self, i: int, block: anatomy.BlockView, tokens: Tokens) -> Any:
+        """The MLP of block i, for some of the patches where a branch says so."""
+        mlp = block.mlp
+        for branch in self.branches:
+            if (reduction := branch.around(i, tokens)) is not None:
+                mlp = tokens.around(reduction, mlp)
+        return mlp
+
+    def methods(self) -> Iterator[Method]:
+        """Every branch, every leaf and the reducer."""
+        return (module for module in self.modules() if isinstance(module, Method))

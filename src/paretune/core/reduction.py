@@ -14,7 +14,8 @@ without ever forming it:
     spread(t)      = matrix()' @ t                         back to n_in; dropped tokens get the stated fill
 
 `w` is the token size, or the reduction's own `weight` where a method has one (EViT fuses by attention). With
-`normalise=False` the mean is not divided by the sum of weights (EViT as its authors released it).
+`normalise=False` the mean is not divided by the sum of weights (EViT as its authors released it). Where a method has a
+`scale` for every token and channel (PYRA), features are multiplied by it before their mean; nothing else is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Reduction(ABC):
     keep (B|1, n_out) int64: the representative of every slot, an index into the n_in tokens
     src (B|1, s) int64: the tokens that join a slot; s may be 0
     weight (B, n_in) float32 or None: weights of `mean` in place of the token sizes
+    scale (B, n_in, D) or None: factors on the features before their mean
     """
 
     n_in: int
@@ -41,6 +43,7 @@ class Reduction(ABC):
     src: Tensor
     weight: Tensor | None = None
     normalise: bool = True
+    scale: Tensor | None = None
 
     @property
     def n_out(self) -> int:
@@ -51,6 +54,11 @@ class Reduction(ABC):
     def linear(self) -> bool:
         """Whether `mean` is linear in the values, as adapters that carry narrow states rely on."""
         return True
+
+    @property
+    def masks(self) -> bool:
+        """Whether tokens that are let go stay in their slots, with size 0."""
+        return False
 
     @abstractmethod
     def sum(self, t: Tensor) -> Tensor:
@@ -74,6 +82,10 @@ class Reduction(ABC):
             if self.normalise:
                 total = total / self.sum(weight)[..., None]
         return total.to(t.dtype)
+
+    def features(self, x: Tensor, size: Tensor | None) -> Tensor:
+        """`mean` of features, which alone a method may scale: x (B, n_in, D) -> (B, n_out, D) in x's dtype."""
+        return self.mean(x if self.scale is None else (widened(x) * self.scale).to(x.dtype), size)
 
     def _weight(self, size: Tensor | None, device: torch.device) -> Tensor:
         """The weights of `mean`, (B|1, n_in)."""
@@ -180,6 +192,10 @@ class Mask(Reduction):
 
     alive: Tensor
 
+    @property
+    def masks(self) -> bool:
+        return True
+
     @classmethod
     def of(cls, alive: Tensor) -> Mask:
         """The mask that lets go of the tokens with alive == 0."""
@@ -198,6 +214,21 @@ class Mask(Reduction):
 
     def matrix(self) -> Tensor:
         return torch.diag_embed(self.alive)
+
+
+def descending(scores: Tensor) -> Tensor:
+    """Indices of the best first; of equals, the one that stands first: (B, n) -> (B, n) int64.
+
+    A stable sort. Not every runtime has one, so an exported model counts who is better, which is the same exactly.
+    """
+    scores = scores.detach()
+    if not torch.compiler.is_exporting():
+        return torch.argsort(scores, dim=-1, descending=True, stable=True)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    one, other = scores[:, :, None], scores[:, None, :]
+    earlier = places[None, :] < places[:, None]
+    rank = torch.where(earlier, other >= one, other > one).long().sum(-1)
+    return torch.zeros_like(rank).scatter(1, rank, places.expand_as(rank))
 
 
 def widened(t: Tensor) -> Tensor:

@@ -1,27 +1,30 @@
 """The bundle that travels through the trunk: tokens and everything that belongs to a token.
 
-        x        (B, P + M, D)                residual stream: P prefix tokens (CLS, distillation, registers), M patches
+        x        (B, P + M, D)                residual stream: P prefix tokens (CLS, distillation, registers, prompts),
+                                              M patches
         size     (B, P + M) | None            input patches that a token stands for; None = all 1, nothing merged yet;
                                               0 = let go, but still here (Mask)
         rope     (B|1, M, L|1, H|1, d) | None rotary table, a row per patch
-        carried  {name: (B, P + M, c)}        states that adapters hand to later blocks
+        carried  {name: (B, P + M, c)}        states of every token that adapters hand to later blocks
+        held     {name: (B, k, c)}            states of an image as a whole; nothing shrinks them
         trail    (Step, ...)                  what has been done to the patches so far
 
-`shrink` is the only place where tokens leave, and everything above leaves alike. Prefix tokens stay in front, always:
-no reduction ever sees them.
+`shrink` is the only place where tokens leave, and everything per token leaves alike. Prefix tokens stay in front,
+always: no reduction ever sees them. Prompts are the last of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from paretune.core.reduction import Mask, Reduction
+from paretune.core.reduction import Reduction
 
-Place = Literal["before", "middle"]
+When = Literal["before", "middle"]
 
 
 class Step(NamedTuple):
@@ -29,13 +32,14 @@ class Step(NamedTuple):
 
     block: int
     reduction: Reduction
-    place: Place
+    when: When
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
     """A batch of token sequences, see above. `grid` is the patch grid (rows, columns) before any reduction;
-    `readers` of the `prefix` tokens summarise the image (1 = CLS, 2 with a distillation token, 0 = none)."""
+    `readers` of the `prefix` tokens summarise the image (1 = CLS, 2 with a distillation token, 0 = none); `prompts`
+    says how many of the last prefix tokens stand there under which name."""
 
     x: Tensor
     prefix: int
@@ -44,6 +48,8 @@ class Tokens:
     size: Tensor | None = None
     rope: Tensor | None = None
     carried: dict[str, Tensor] = field(default_factory=dict)
+    held: dict[str, Tensor] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=dict)
     trail: tuple[Step, ...] = ()
 
     @property
@@ -52,36 +58,103 @@ class Tokens:
         return self.x.shape[1] - self.prefix
 
     @property
+    def own_prefix(self) -> int:
+        """Prefix tokens of the backbone itself: all but the prompts."""
+        return self.prefix - sum(self.prompts.values())
+
+    @property
     def masked(self) -> bool:
         """Whether patches that were let go are still here, with size 0."""
-        return any(isinstance(step.reduction, Mask) for step in self.trail)
+        return any(step.reduction.masks for step in self.trail)
 
     def with_x(self, x: Tensor) -> Tokens:
         """The same tokens with other features (B, P + M, D)."""
         return replace(self, x=x)
 
+    def plus(self, delta: Tensor) -> Tokens:
+        """The same tokens with `delta` (B, P + M, D) added to their features."""
+        return replace(self, x=self.x + delta)
+
     def carry(self, states: dict[str, Tensor | None]) -> Tokens:
         """Hand states (B, P + M, c) to later blocks; None takes a state back."""
-        carried = {name: state for name, state in (self.carried | states).items() if state is not None}
-        return replace(self, carried=carried)
+        return replace(self, carried=_updated(self.carried, states))
 
-    def shrink(self, block: int, reduction: Reduction, place: Place = "middle") -> Tokens:
-        """Let patches leave or merge as `reduction` says: features, sizes, RoPE and carried states, all alike."""
-        size = self.size if self.size is not None else torch.ones(self.x.shape[:2], device=self.x.device)
-        prefix_size, patch_size = size.split([self.prefix, self.patches], dim=1)
+    def hold(self, states: dict[str, Tensor | None]) -> Tokens:
+        """Hand states (B, k, c) of the whole image to later blocks; None takes a state back."""
+        return replace(self, held=_updated(self.held, states))
 
-        def mean(t: Tensor) -> Tensor:
-            prefix, patches = t.split([self.prefix, self.patches], dim=1)
-            return torch.cat([prefix, reduction.mean(patches, patch_size)], dim=1)
+    def prepend(self, name: str, prompts: Tensor) -> Tokens:
+        """Put prompts (p, D) or (B, p, D) in front of the patches, in place of those that stand there under this name.
+
+        A prompt has size 1 and 0 for every carried state. No reduction, no position and no pooling ever sees it.
+        """
+        first = self.own_prefix
+        for other, count in self.prompts.items():
+            if other == name:
+                break
+            first += count
+        after = first + self.prompts.get(name, 0)
+        rows = prompts.to(self.x.dtype).expand(self.x.shape[0], -1, -1)
+
+        def insert(t: Tensor, new: Tensor) -> Tensor:
+            return torch.cat([t[:, :first], new, t[:, after:]], dim=1)
 
         return replace(
             self,
-            x=mean(self.x),
-            size=torch.cat([prefix_size, reduction.sum(patch_size)], dim=1),
-            rope=None if self.rope is None else reduction.pick(self.rope),
-            carried={name: mean(state) for name, state in self.carried.items()},
-            trail=(*self.trail, Step(block, reduction, place)),
+            x=insert(self.x, rows),
+            prefix=self.prefix + rows.shape[1] - (after - first),
+            size=None if self.size is None else insert(self.size, self.size.new_ones(rows.shape[:2])),
+            carried={
+                key: insert(state, state.new_zeros(*rows.shape[:2], state.shape[2]))
+                for key, state in self.carried.items()
+            },
+            prompts=self.prompts | {name: rows.shape[1]},
         )
+
+    def without_prompts(self, t: Tensor) -> Tensor:
+        """Values of the tokens without those of the prompts: (B, P + M, ...) -> (B, own prefix + M, ...)."""
+        return torch.cat([t[:, : self.own_prefix], t[:, self.prefix :]], dim=1) if self.prompts else t
+
+    def shrink(self, block: int, answer: Reduction | Sequence[Reduction] | None, when: When = "middle") -> Tokens:
+        """Let patches leave or merge as a reducer answered, none, once, or several times in turn: features, sizes,
+        RoPE and carried states, all alike."""
+        tokens = self
+        for reduction in () if answer is None else (answer,) if isinstance(answer, Reduction) else answer:
+            tokens = tokens._shrunk(Step(block, reduction, when))
+        return tokens
+
+    def _shrunk(self, step: Step) -> Tokens:
+        reduction = step.reduction
+        size = self.size if self.size is not None else torch.ones(self.x.shape[:2], device=self.x.device)
+        patch_size = size[:, self.prefix :]
+
+        def behind(prefix: Tensor, patches: Tensor) -> Tensor:
+            return torch.cat([prefix[:, : self.prefix], patches], dim=1)
+
+        return replace(
+            self,
+            x=behind(self.x, reduction.features(self.x[:, self.prefix :], patch_size)),
+            size=behind(size, reduction.sum(patch_size)),
+            rope=None if self.rope is None else reduction.pick(self.rope),
+            carried={
+                name: behind(state, reduction.mean(state[:, self.prefix :], patch_size))
+                for name, state in self.carried.items()
+            },
+            trail=(*self.trail, step),
+        )
+
+    def around(self, reduction: Reduction, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """f on fewer tokens, its answer for all of them: on patches reduction.spread(f(reduction.mean(t))).
+
+        The prefix goes through f as it is; dropped patches get 0. The tokens themselves stay.
+        """
+
+        def on_fewer(t: Tensor) -> Tensor:  # (B, P + M, c) -> (B, P + M, c)
+            size = None if self.size is None else self.size[:, self.prefix :]
+            answer = f(torch.cat([t[:, : self.prefix], reduction.mean(t[:, self.prefix :], size)], dim=1))
+            return torch.cat([answer[:, : self.prefix], reduction.spread(answer[:, self.prefix :])], dim=1)
+
+        return on_fewer
 
     def groups(self) -> Tensor:
         """Where every input patch went: (B, rows * columns) int64, an index into axis 1 of `x`, -1 = dropped.
@@ -100,3 +173,7 @@ class Tokens:
         for step in reversed(self.trail):
             t = step.reduction.spread(t, fill)
         return t
+
+
+def _updated(states: dict[str, Tensor], new: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: state for name, state in (states | new).items() if state is not None}

@@ -120,14 +120,14 @@ class Plain(nn.Module):
 class Step:
     """One step of training: forward, all losses, backward, AdamW on the tensors that train; no gradient is kept.
 
-    Weights stay in float32; where the terms say another number type, the forward runs under autocast. A reducer with a
+    Weights stay in float32; where the terms say another number type, the forward runs under autocast. A method with a
     schedule does what it does in the last epoch.
     """
 
     def __init__(self, model: Adapted, own: bool, schedule: Schedule, terms: Terms):
         self.terms, model = terms, model.train()
-        if model.reducer is not None:
-            model.reducer.at_epoch(schedule.epochs - 1)
+        for method in model.methods():
+            method.at_epoch(schedule.epochs - 1)
         self.objective = Plain(model.backbone) if own else Objective(model, nn.CrossEntropyLoss())
         self.called = _compiled(self.objective, terms)
         self.trained = [p for p in model.parameters() if p.requires_grad]

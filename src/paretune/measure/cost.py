@@ -85,7 +85,7 @@ def priced(model: Adapted, image_size: tuple[int, int], tally: Tally) -> Cost:
 
 def tokens_per_block(run: Run, depth: int) -> tuple[tuple[int, int], ...]:
     """Tokens (in attention, in the MLP) of every block, prefix included, read off the trail."""
-    left = {(step.block, step.place): step.reduction.n_out for step in run.tokens.trail}
+    left = {(step.block, step.when): step.reduction.n_out for step in run.tokens.trail}
     rows, now = [], run.tokens.grid[0] * run.tokens.grid[1]
     for block in range(depth):
         attention = left.get((block, "before"), now)

@@ -66,6 +66,7 @@ def detail(model: Adapted, image_size: tuple[int, int] | None = None) -> Detail:
     tokens = {
         "embed": None,
         **{f"block {i}": pair for i, pair in enumerate(whole.tokens)},
+        "leaves": None,  # those outside of the blocks
         "head": None,
         "unused": None,
     }

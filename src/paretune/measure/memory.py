@@ -19,17 +19,36 @@ def saved_bytes(model: nn.Module, *batch: torch.Tensor) -> int:
 
 def saved_by(run: Callable[[], Any], weights: Iterable[torch.Tensor]) -> int:
     """Bytes of all storages, those of `weights` apart, that autograd saves while `run` runs."""
-    saved: dict[int, torch.UntypedStorage] = {}  # told apart by themselves, as fake tensors have no addresses
+    with Saved(weights) as saved:
+        run()
+    return saved.bytes()
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+
+class Saved:
+    """The storages, those of `weights` apart, that autograd saves inside of the `with`."""
+
+    def __init__(self, weights: Iterable[torch.Tensor]):
+        self.own = {t.untyped_storage()._cdata for t in weights}
+        # Storages are told apart by themselves, as fake tensors have no addresses.
+        self.storages: dict[int, torch.UntypedStorage] = {}
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage
+        if storage._cdata not in self.own:
+            self.storages[storage._cdata] = storage
         return tensor.detach()  # an output that is kept as it is would keep its own graph alive, and the model with it
 
-    own = {t.untyped_storage()._cdata for t in weights}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(storage.nbytes() for key, storage in saved.items() if key not in own)
+    def __enter__(self) -> Saved:
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self.hooks.__exit__(*failure)
+
+    def bytes(self) -> int:
+        """Bytes of what has been saved so far."""
+        return sum(storage.nbytes() for storage in self.storages.values())
 
 
 def tensor_bytes(model: nn.Module) -> int:

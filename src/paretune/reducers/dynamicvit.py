@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from paretune.core.attention import Look
 from paretune.core.method import Divergence, Reducer, Run, Shape
-from paretune.core.reduction import Mask, Merge, full_precision, widened
+from paretune.core.reduction import Mask, Merge, descending, full_precision, widened
 from paretune.core.tokens import Tokens
 
 
@@ -156,8 +156,7 @@ def drawn(scores: Tensor, alive: Tensor) -> Tensor:
 
 def best(scores: Tensor, left: int) -> Merge:
     """The `left` patches of the highest scores (B, M) stay, in raster order; the others are dropped."""
-    order = torch.argsort(scores.detach(), dim=-1, descending=True, stable=True)
-    keep = order[:, :left].sort().values
+    keep = descending(scores)[:, :left].sort().values
     return Merge(n_in=scores.shape[1], keep=keep, src=keep[:, :0], dst=keep[:, :0])
 
 

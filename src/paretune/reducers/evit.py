@@ -30,7 +30,7 @@ from torch import Tensor
 
 from paretune.core.attention import Look
 from paretune.core.method import Reducer, Shape
-from paretune.core.reduction import Merge
+from paretune.core.reduction import Merge, descending
 from paretune.core.tokens import Tokens
 
 
@@ -96,7 +96,7 @@ class EViTReducer(Reducer):
         if block not in self.blocks or kept == tokens.patches:
             return None
         scores = look.scores()
-        order = torch.argsort(scores.detach(), dim=-1, descending=True, stable=True)
+        order = descending(scores)
         keep, heaviest, others = order[:, :kept].sort().values, order[:, kept : kept + 1], order[:, kept + 1 :]
         if self.config.rest != "merge":
             keep = keep if self.config.rest == "drop" else torch.cat([keep, heaviest], dim=1)

@@ -155,5 +155,6 @@ def lattice(grid: tuple[int, int], turn: int) -> tuple[int, int, bool]:
 
 def parted(odd: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Indices of the zeros, of which there are `count`, and of the ones."""
-    order = torch.argsort(odd, stable=True)  # a sort, not a mask: the shapes stay static
+    places = torch.arange(odd.shape[0], device=odd.device)
+    order = torch.argsort(odd * odd.shape[0] + places)  # a sort, not a mask: the shapes stay static
     return order[:count], order[count:]

@@ -58,8 +58,9 @@ class PoolReducer(Reducer):
         if block != self.block or tokens.patches < 2:
             return None
         first = firsts(tokens.grid, tokens.x.device)
-        second = first != torch.arange(tokens.patches, device=first.device)
-        order = torch.argsort(second, stable=True)  # a sort, not a mask: the shapes stay static
+        patches = torch.arange(tokens.patches, device=first.device)
+        second = first != patches
+        order = torch.argsort(second * tokens.patches + patches)  # a sort, not a mask: the shapes stay static
         left = (tokens.patches + 1) // 2
         keep, joining = order[:left], order[left:]
         slots = torch.zeros_like(first).scatter(0, keep, torch.arange(left, device=first.device))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from paretune.core.attention import Look
 from paretune.core.method import Reducer, Shape
-from paretune.core.reduction import Merge, full_precision
+from paretune.core.reduction import Merge, descending, full_precision
 from paretune.core.tokens import Tokens
 
 
@@ -90,7 +90,7 @@ class ToMeReducer(Reducer):
         if isinstance(pairs, float):
             pairs = math.floor(round(pairs * tokens.patches, 9))
         r = min(pairs, tokens.patches // 2)
-        return match(look.metric().detach(), r, first=tokens.prefix % 2) if r else None
+        return match(look.metric().detach(), r, first=tokens.own_prefix % 2) if r else None
 
 
 def match(metric: torch.Tensor, r: int, first: int) -> Merge:
@@ -100,9 +100,9 @@ def match(metric: torch.Tensor, r: int, first: int) -> Merge:
     a, b = patches[:, first::2], patches[:, 1 - first :: 2]
     with full_precision(metric):
         best, partner = (metric[:, first::2] @ metric[:, 1 - first :: 2].transpose(1, 2)).max(-1)
-    order = torch.argsort(best, dim=-1, descending=True, stable=True)
+    order = descending(best)
     merging, staying = order[:, :r], order[:, r:].sort().values
-    a, b = a.expand(len(best), -1), b.expand(len(best), -1)
+    a, b = (side.expand(best.shape[0], -1) for side in (a, b))
     return Merge(
         n_in=metric.shape[1],
         keep=torch.cat([a.gather(1, staying), b], dim=1),

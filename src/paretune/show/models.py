@@ -10,10 +10,10 @@ from paretune.backbone import EMBEDDED
 from paretune.checkpoint import load
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
+from paretune.folding import stripped
 from paretune.measure.cost import cost
 from paretune.methods import methods
 from paretune.plan import adapt
-from paretune.show.evidence import stripped
 from paretune.show.panels import Panels, panels
 from paretune.show.sources import Row, Source, costs, identities
 
@@ -55,7 +55,7 @@ def opened(run: Source) -> tuple[Source, Adapted | None]:
     except UsageError as problem:
         return replace(run, rows=(replace(row, error=str(problem)),)), None
     found = cost(model)
-    whole = cost(Adapted(stripped(model), None, None, None)).macs
+    whole = cost(stripped(model)).macs
     figures = row.figures | costs(found.to_dict()) | {"macs_ratio": found.macs / whole}
     return replace(run, rows=(replace(row, figures=figures, tokens=found.tokens),)), model
 

@@ -161,9 +161,9 @@ def _stage(canvas: Canvas, stage: Stage, i: int) -> Panel:
     members = np.unique(groups[groups >= 0], return_counts=True)[1]
     own, shared, dropped = int((members == 1).sum()), int((members > 1).sum()), int((groups < 0).sum())
     caption = f"{stage.tokens[0]} to {own}" + f" + {shared}" * (shared > 0) + f", {dropped} dropped" * (dropped > 0)
-    title = f"before block {stage.block}" if stage.place == "before" else f"block {stage.block}"
+    title = f"before block {stage.block}" if stage.when == "before" else f"block {stage.block}"
     alt = (
-        f"{canvas.name}, {'' if stage.place == 'before' else 'after the reduction in '}{title}: of {len(groups)} "
+        f"{canvas.name}, {'' if stage.when == 'before' else 'after the reduction in '}{title}: of {len(groups)} "
         f"patches {own} have a token of their own, {int(members.sum()) - own} share {shared}, {dropped} are dropped"
     )
     picture = merged(canvas.image, groups, canvas.grid, canvas.scale)

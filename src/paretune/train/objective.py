@@ -1,4 +1,4 @@
-"""What training minimises: the task's criterion, and whatever the reducer adds to it."""
+"""What training minimises: the task's criterion, and whatever the methods add to it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ class Objective(nn.Module):
         self.model, self.criterion, self.divergence = model, criterion, kind_of(model).divergence
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), targets (B,) or (B, C) -> scalars to be summed: "loss", the criterion, and the
-        reducer's own."""
-        run, reducer = self.model.run(images), self.model.reducer
+        """Images (B, 3, H, W), targets (B,) or (B, C) -> scalars to be summed: "loss", the criterion, and the methods'
+        own by name, where several methods of one name add up."""
+        run, methods = self.model.run(images), list(self.model.methods())
         # After the model's own forward: inside of autocast older versions of torch keep the weights that a forward
         # without a gradient casts first (pytorch issue 112583), and the model would not train.
-        teacher = self._teacher(images) if reducer is not None and reducer.needs_teacher else None
+        teacher = self._teacher(images) if any(method.needs_teacher for method in methods) else None
         with full_precision(run.logits):
             losses = {"loss": self.criterion(widened(run.logits), targets)}
-            return losses if reducer is None else losses | reducer.losses(run, teacher, self.divergence)
+            for method in methods:
+                for name, loss in method.losses(run, teacher, self.divergence).items():
+                    losses[name] = losses[name] + loss if name in losses else loss
+            return losses
 
     @torch.no_grad()
     def _teacher(self, images: Tensor) -> Run:

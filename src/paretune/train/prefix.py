@@ -8,7 +8,7 @@ A linear probe keeps all of its blocks, an adapter in the last three blocks nine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from paretune.core import anatomy
-from paretune.core.method import Reducer, Run
+from paretune.core.method import Method, Run
 from paretune.core.model import Adapted
 from paretune.core.tokens import Tokens
 from paretune.data.cache import decoded, is_still
@@ -54,7 +54,7 @@ def _untouched(model: Adapted, images: Tensor) -> int:
 
 
 def _plain(tokens: Tokens) -> bool:
-    return not (tokens.x.requires_grad or tokens.carried or tokens.trail)
+    return not (tokens.x.requires_grad or tokens.carried or tokens.held or tokens.trail)
 
 
 class Prefixed(nn.Module):
@@ -65,10 +65,9 @@ class Prefixed(nn.Module):
         self.model, self.blocks, self.task = model, blocks, model.task
         self.frame = replace(self.entering(image[None]), x=image.new_empty(0))
 
-    @property
-    def reducer(self) -> Reducer | None:
+    def methods(self) -> Iterator[Method]:
         """The model's."""
-        return self.model.reducer
+        return self.model.methods()
 
     @torch.no_grad()
     def entering(self, images: Tensor) -> Tokens:

@@ -63,7 +63,7 @@ class Training:
 
     def announce(self, train_set, val_set) -> str:
         """What is about to be trained, and the memory that it will need."""
-        self._tell_reducer(len(self.history))
+        self._tell_methods(len(self.history))
         trained, total = (sum(p.numel() for p in group) for group in (self.named.values(), self.plain.parameters()))
         need = training_bytes(self.plain, self.sample.to(self.accelerator.device), self.schedule.batch_size)
         return (
@@ -83,7 +83,7 @@ class Training:
         start = perf_counter()
         set_seed(mixed(self.seed, epoch, self.accelerator.process_index))
         self.order.epoch = epoch
-        self._tell_reducer(epoch)
+        self._tell_methods(epoch)
         lr = self.optimizer.param_groups[0]["lr"]
         losses = self._train(log.track(self.train_loader, epoch), epoch)
         if not math.isfinite(total := sum(losses.values())):
@@ -103,9 +103,9 @@ class Training:
         value = row[self.chooser]
         return -math.inf if value is None else value, -row["val_loss"]
 
-    def _tell_reducer(self, epoch: int) -> None:
-        if self.plain.reducer is not None:
-            self.plain.reducer.at_epoch(epoch)
+    def _tell_methods(self, epoch: int) -> None:
+        for method in self.plain.methods():
+            method.at_epoch(epoch)
 
     def _train(self, batches: Iterator, epoch: int) -> dict[str, float]:
         """One pass over the training set; returns the mean of every loss over all images and processes."""
