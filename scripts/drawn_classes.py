@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import (
+from paretune.drawn.drawing import (
     SIZE,
     TEXTURES,
     background,

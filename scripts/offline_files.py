@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from paretune.data.arrays import ImageArrays
-from paretune.data.offline import OFFLINE, offline_parts
+from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.errors import UsageError
 
 

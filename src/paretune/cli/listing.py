@@ -41,7 +41,7 @@ def _models() -> list[str]:
 
 
 def _recipes() -> dict[str, str]:
-    from paretune.plan import RECIPES
+    from paretune.catalogue import RECIPES
 
     return {name: recipe.describe() for name, recipe in RECIPES.items()}
 

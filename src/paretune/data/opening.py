@@ -22,8 +22,8 @@ from paretune.data.dataset import Images, labelled_by, some
 from paretune.data.folder import folder_parts
 from paretune.data.hub import hub_parts
 from paretune.data.named import NAMED
-from paretune.data.parting import Parts, Splits, few, split_off
 from paretune.data.shards import is_shards, shard_parts
+from paretune.data.splitting import Parts, Splits, few, split_off
 from paretune.data.table import table_parts
 from paretune.data.task import Task
 from paretune.data.vtab import is_vtab_task, task_folders, vtab_parts

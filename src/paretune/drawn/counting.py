@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from paretune.data.digits import Split
-from paretune.data.drawing import SIZE, background, colour_pairs, finish, ink_contours, uniform
-from paretune.data.offline.task import evenly, painted
+from paretune.drawn.digits import Split
+from paretune.drawn.drawing import SIZE, background, colour_pairs, finish, ink_contours, uniform
+from paretune.drawn.task import evenly, painted
 
 MOST = 8
 """Pictures show 1 to MOST objects; the label is the count minus one."""

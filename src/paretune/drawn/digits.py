@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paretune.data.drawing import SIZE, background, colour_pairs, finish, uniform
+from paretune.drawn.drawing import SIZE, background, colour_pairs, finish, uniform
 
 Split = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]
 """Train images (N, 32, 32, 3), train labels (N,), test images, test labels."""

@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import SIZE, background, colour_pairs, finish, uniform
-from paretune.data.offline.outline import filled, lined, over, pixels
-from paretune.data.offline.task import painted
+from paretune.drawn.drawing import SIZE, background, colour_pairs, finish, uniform
+from paretune.drawn.outline import filled, lined, over, pixels
+from paretune.drawn.task import painted
 
 BINS = 6
 NEAREST, FARTHEST = 2.4, 8.4

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import SIZE, finish, uniform
-from paretune.data.offline.noise import cell_values, lattice_noise
-from paretune.data.offline.outline import averaged, over, pixels, turned
-from paretune.data.offline.task import painted
+from paretune.drawn.drawing import SIZE, finish, uniform
+from paretune.drawn.noise import cell_values, lattice_noise
+from paretune.drawn.outline import averaged, over, pixels, turned
+from paretune.drawn.task import painted
 
 FINE = 2
 SIDE = SIZE * FINE

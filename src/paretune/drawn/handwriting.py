@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paretune.data.digits import load_scans, place_scans, split_rows
-from paretune.data.offline.task import Drawn, DrawnTask, float64, generator
+from paretune.drawn.digits import load_scans, place_scans, split_rows
+from paretune.drawn.task import Drawn, DrawnTask, float64, generator
 from paretune.errors import UsageError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import uniform
+from paretune.drawn.drawing import uniform
 
 TABLE = 16
 """A table repeats after this many cells."""

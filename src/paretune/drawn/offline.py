@@ -8,17 +8,17 @@ from __future__ import annotations
 import numpy as np
 
 from paretune.data.arrays import ImageArrays
-from paretune.data.offline import store
-from paretune.data.offline.counting import COUNTING
-from paretune.data.offline.distance import DISTANCE
-from paretune.data.offline.fields import FIELDS
-from paretune.data.offline.handwriting import DIGITS
-from paretune.data.offline.location import LOCATION
-from paretune.data.offline.orientation import ORIENTATION
-from paretune.data.offline.shapes import SHAPES
-from paretune.data.offline.task import DrawnTask
-from paretune.data.offline.textures import TEXTURES
-from paretune.data.offline.tissue import TISSUE
+from paretune.drawn import store
+from paretune.drawn.counting import COUNTING
+from paretune.drawn.distance import DISTANCE
+from paretune.drawn.fields import FIELDS
+from paretune.drawn.handwriting import DIGITS
+from paretune.drawn.location import LOCATION
+from paretune.drawn.orientation import ORIENTATION
+from paretune.drawn.shapes import SHAPES
+from paretune.drawn.task import DrawnTask
+from paretune.drawn.textures import TEXTURES
+from paretune.drawn.tissue import TISSUE
 from paretune.errors import unknown
 
 __all__ = ["OFFLINE", "DrawnTask", "offline_parts"]

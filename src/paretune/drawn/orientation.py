@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paretune.data.offline.sprites import ORIENTATIONS, POSITIONS, any_of, member, sprites
-from paretune.data.offline.task import painted
+from paretune.drawn.sprites import ORIENTATIONS, POSITIONS, any_of, member, sprites
+from paretune.drawn.task import painted
 
 BINS = 16
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import SIZE
+from paretune.drawn.drawing import SIZE
 
 
 def pixels(fine: int = 1) -> tuple[Tensor, Tensor]:

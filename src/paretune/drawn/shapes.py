@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import SIZE, background, colour_pairs, finish, ink_contours, uniform
-from paretune.data.offline.outline import filled, inside, lined, over, placed
-from paretune.data.offline.task import painted
+from paretune.drawn.drawing import SIZE, background, colour_pairs, finish, ink_contours, uniform
+from paretune.drawn.outline import filled, inside, lined, over, placed
+from paretune.drawn.task import painted
 
 
 def _polar(radii: list[float], start: float = 0.0) -> list[tuple[float, float]]:

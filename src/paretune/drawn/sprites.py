@@ -11,9 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import SIZE, background, colour_pairs, finish
-from paretune.data.offline.outline import filled, inside, over, placed
-from paretune.data.offline.shapes import HEART
+from paretune.drawn.drawing import SIZE, background, colour_pairs, finish
+from paretune.drawn.outline import filled, inside, over, placed
+from paretune.drawn.shapes import HEART
 
 SCALES, ORIENTATIONS, POSITIONS = 6, 40, 32
 SQUARE = [(-1, -1), (1, -1), (1, 1), (-1, 1)]

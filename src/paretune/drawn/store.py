@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from paretune.data.arrays import ImageArrays
-from paretune.data.offline.task import Drawn
+from paretune.drawn.task import Drawn
 from paretune.errors import UsageError
 
 VERSION = 1

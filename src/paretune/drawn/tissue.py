@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paretune.data.drawing import SIZE, finish, uniform
-from paretune.data.offline.noise import lattice_noise
-from paretune.data.offline.outline import mixed, over, pixels, turned
-from paretune.data.offline.task import painted
+from paretune.drawn.drawing import SIZE, finish, uniform
+from paretune.drawn.noise import lattice_noise
+from paretune.drawn.outline import mixed, over, pixels, turned
+from paretune.drawn.task import painted
 
 MOST = 24
 

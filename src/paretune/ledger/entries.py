@@ -2,14 +2,14 @@
 
 runs/ledger.jsonl              all recipes of a ledger
 runs/ledger.jsonl:lora         one of them
-published:fpet-2               all rows of a published table of VTAB-1K, see published.py
+published:fpet-2               all rows of a published table of VTAB-1K, see papers/vtab_rows.py
 published:fpet-2:FPET-LoRA     one of them; the table may be left out where only one has the row
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -47,12 +47,13 @@ class Side:
     printed: tuple[str, str] | None = None
 
 
-def read_sides(arguments: Sequence[str]) -> list[Side]:
+def read_sides(arguments: Sequence[str], published: Callable[[str], list[Side]]) -> list[Side]:
     """The sides that the arguments name, in their order, told apart by their names.
 
+    published: gives the sides of "TABLE", "TABLE:ROW" or "ROW" of the papers, as `papers.vtab_rows.published_sides`.
     Raises UsageError for a file, recipe or published row that is not there, and for a side that is named twice.
     """
-    sides = [side for argument in arguments for side in _read(argument)]
+    sides = [side for argument in arguments for side in _read(argument, published)]
     places = [(side.origin, side.recipe) for side in sides]
     if twice := [place for i, place in enumerate(places) if place in places[:i]]:
         raise UsageError(f"{twice[0][1]} of {twice[0][0]} is named twice: name everything once")
@@ -63,11 +64,9 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
     ]
 
 
-def _read(argument: str) -> list[Side]:
+def _read(argument: str, published: Callable[[str], list[Side]]) -> list[Side]:
     if argument.startswith(PUBLISHED):
-        from paretune.ledger.published import published_sides
-
-        return published_sides(argument.removeprefix(PUBLISHED))
+        return published(argument.removeprefix(PUBLISHED))
     if Path(argument).is_file():
         return ledger_sides(argument)
     file, _, recipe = argument.rpartition(":")

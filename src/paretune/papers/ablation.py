@@ -7,12 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 
-from paretune.demo import data as digits
-from paretune.measure.ablation import Variant, order
+from paretune.catalogue import Schedule
+from paretune.drawn.digit_sets import digit_sets
+from paretune.machine import environment
 from paretune.measure.cost import Cost, cost
-from paretune.measure.machine import environment
-from paretune.measure.tables import tables
-from paretune.plan import Schedule, adapt
+from paretune.papers.tables import tables
+from paretune.papers.variants import Variant, order
+from paretune.plan import adapt
 from paretune.train.device import pick_device
 from paretune.train.trials import Setting, Split, Trial, read_three, trial
 
@@ -58,7 +59,7 @@ def ablation(
 
 
 def _read(data: str | Path) -> Split:
-    return Split(*digits(seed=0)) if str(data) == DIGITS else read_three(data)
+    return Split(*digit_sets(seed=0)) if str(data) == DIGITS else read_three(data)
 
 
 def _table(name: str, rows: list[Variant], costs: dict[str, Cost], found: dict[str, list[Trial]]) -> dict:

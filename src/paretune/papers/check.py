@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from paretune.errors import UsageError
-from paretune.measure import tables as published
-from paretune.measure.benched import check_version
-from paretune.measure.printed import Mean, means
-from paretune.measure.readings import Workshop
-from paretune.measure.tables import PrintedMean, PublishedTable
-from paretune.measure.verdict import ACCURACY, CANNOT, VERDICTS, Finding, judge
+from paretune.papers import tables as published
+from paretune.papers.computed import Workshop
+from paretune.papers.means import Mean, means
+from paretune.papers.tables import PrintedMean, PublishedTable
+from paretune.papers.verdict import ACCURACY, CANNOT, VERDICTS, Finding, judge
+from paretune.timing.result import check_version
 
 ROW = {"batch", "settings", "forward", "step", "memory"}  # of a bench file
 

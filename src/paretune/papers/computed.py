@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 from paretune.core import anatomy
 from paretune.core.model import Adapted
+from paretune.measure.counting import Tally, dry_run
+from paretune.measure.fake_memory import saved_bytes
 from paretune.measure.growth import weightless
 from paretune.measure.memory import tensor_bytes
-from paretune.measure.shadow import saved_bytes
-from paretune.measure.tables import Setting
-from paretune.measure.tally import Tally, dry_run
 from paretune.methods import methods
+from paretune.papers.tables import Setting
 
 CLASSES = 100
 WEIGHTS_ONLY = "weights only, without head and biases"

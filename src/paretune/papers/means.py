@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import fmean
 
-from paretune.measure.tables import PrintedMean, spread
+from paretune.papers.tables import PrintedMean, spread
 
 GROUPS = (slice(0, 7), slice(7, 11), slice(11, 19))  # natural, specialised, structured, of the 19 tasks of VTAB-1K
 

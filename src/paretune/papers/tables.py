@@ -91,7 +91,7 @@ class PublishedTable:
 def tables() -> dict[str, PublishedTable]:
     """Every table by its key, such as "sparse-tuning-III" or "fpet-1", in the order of the papers."""
     found = {}
-    for path in sorted((files("paretune") / "measure" / "published").iterdir(), key=lambda path: path.name):
+    for path in sorted((files("paretune") / "papers" / "published").iterdir(), key=lambda path: path.name):
         paper = json.loads(path.read_text(encoding="utf-8"))
         for described in paper["tables"]:
             one = read_table(described, paper)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from paretune.measure.paper import Checked
-from paretune.measure.printed import Mean
-from paretune.measure.verdict import ACCURACY, CANNOT, VERDICTS, Finding
+from paretune.papers.check import Checked
+from paretune.papers.means import Mean
+from paretune.papers.verdict import ACCURACY, CANNOT, VERDICTS, Finding
 
 COMPUTED = ("row", "quantity", "printed", "ours", "differs by", "verdict")
 MISSING = ("cannot be reproduced", "what")

@@ -14,8 +14,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from paretune.errors import UsageError, unknown
-from paretune.measure.tables import tables
 from paretune.methods import methods
+from paretune.papers.tables import tables
 
 PAPERS = {
     "sparse-tuning": ("V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"),

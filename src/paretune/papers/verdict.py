@@ -17,9 +17,9 @@ from fractions import Fraction
 from typing import Any
 
 from paretune.errors import UsageError
-from paretune.measure.readings import MAC_READINGS, WEIGHTS_ONLY, Workshop
-from paretune.measure.tables import MEASURED, UNITS, Printed, decimals, spread
 from paretune.methods import absent
+from paretune.papers.computed import MAC_READINGS, WEIGHTS_ONLY, Workshop
+from paretune.papers.tables import MEASURED, UNITS, Printed, decimals, spread
 
 REPRODUCED, DIFFERS, CANNOT = "reproduced", "differs", "cannot be reproduced"
 VERDICTS = (REPRODUCED, DIFFERS, CANNOT)

@@ -20,9 +20,9 @@ from typing import Any
 
 from paretune.data.vtab import VTAB
 from paretune.errors import UsageError, unknown
-from paretune.ledger.sides import PUBLISHED, Side, Terms, flat, gathered
-from paretune.measure.printed import means
-from paretune.measure.tables import UNITS, PrintedMean, PublishedTable, tables
+from paretune.ledger.entries import PUBLISHED, Side, Terms, flat, gathered
+from paretune.papers.means import means
+from paretune.papers.tables import UNITS, PrintedMean, PublishedTable, tables
 
 LABEL = "19 tasks"  # of the means that tables of VTAB-1K print
 ORIGINAL, AUGREG = "vit_base_patch16_224.orig_in21k", "vit_base_patch16_224.augreg_in21k"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paretune.measure.figure import COLOURS, INK, PALE, STYLE, check_plot, save
 from paretune.measure.growth import Growth
+from paretune.show.figure import COLOURS, INK, PALE, STYLE, check_plot, save
 
 
 def draw(rows: Sequence[Growth], model: str, path: Path) -> None:

@@ -9,15 +9,16 @@ from pathlib import Path
 from statistics import fmean
 
 from paretune.backbone import create
+from paretune.catalogue import Recipe
 from paretune.checkpoint import fingerprint
 from paretune.config import to_json
 from paretune.core import anatomy
 from paretune.data.transforms import framing
 from paretune.errors import Diverged
 from paretune.ledger.results import KIND, VERSION
+from paretune.machine import environment
 from paretune.measure.cost import cost
-from paretune.measure.machine import environment
-from paretune.plan import Recipe, adapt
+from paretune.plan import adapt
 from paretune.suite.jobs import Job
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite

@@ -1,8 +1,8 @@
 """What methods really cost in time and memory: every contestant on one machine, in one process, in turns.
 
-        forward     warm-up of all, then rounds in which everyone runs every batch size once (measure/timing.py)
+        forward     warm-up of all, then rounds in which everyone runs every batch size once (timing/rounds.py)
         step        the same with training steps, and the bytes that autograd saves (measure/memory.py)
-        resident    peak memory on a CPU, each number from a process of its own (measure/resident.py)
+        resident    peak memory on a CPU, each number from a process of its own (timing/resident.py)
 
 timm's own forward with fused attention always takes part; nothing is called faster than a baseline that was not
 measured.
@@ -15,12 +15,12 @@ from contextlib import contextmanager
 
 import torch
 
+from paretune.catalogue import RECIPES, Recipe, recipe
 from paretune.errors import UsageError, refuse, unknown
-from paretune.measure import resident
-from paretune.measure.benched import Bench
-from paretune.measure.contestants import DTYPES, TIMM, Terms
-from paretune.measure.session import Session
-from paretune.plan import RECIPES, Recipe, recipe
+from paretune.timing import resident
+from paretune.timing.models import DTYPES, TIMM, Terms
+from paretune.timing.result import Bench
+from paretune.timing.session import Session
 from paretune.train.device import pick_device
 
 

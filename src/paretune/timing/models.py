@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from paretune.backbone import EMBEDDED, create
+from paretune.catalogue import Recipe, Schedule
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.folding import merge
 from paretune.measure.cost import Cost, cost
-from paretune.plan import Recipe, Schedule, adapt
+from paretune.plan import adapt
 from paretune.train.objective import Objective
 
 TIMM = "timm"

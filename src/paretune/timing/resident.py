@@ -27,10 +27,10 @@ from typing import IO, Any
 
 import torch
 
+from paretune.catalogue import Recipe, Schedule
 from paretune.errors import UsageError
-from paretune.measure.contestants import Step, Terms, backbone, batch_of, build, forward
 from paretune.methods import methods
-from paretune.plan import Recipe, Schedule
+from paretune.timing.models import Step, Terms, backbone, batch_of, build, forward
 
 SUPPORTED = sys.platform == "linux"
 
@@ -40,7 +40,7 @@ def peaks(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     request: {"terms": of Terms, "train", "threads", "batches", "contestants": [{"recipe", "settings", "schedule"}]}
     """
-    command = [sys.executable, "-W", "ignore", "-m", "paretune.measure.resident"]
+    command = [sys.executable, "-W", "ignore", "-m", "paretune.timing.resident"]
     with TemporaryFile("w+") as complaints, _helper(command, complaints) as helper:
         helper.stdin.write(json.dumps(request))
         helper.stdin.close()

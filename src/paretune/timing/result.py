@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
+from rich.text import Text
 
 from paretune.errors import UsageError
-from paretune.measure import benchtable
-from paretune.measure.cost import Cost
-from paretune.measure.timing import Times
+from paretune.timing.row import Row
+from paretune.timing.table import forward_columns, step_columns, table
 
 VERSION = 1
 AIRY = 100  # columns of a terminal that has room for more than one space between two numbers
@@ -22,50 +22,6 @@ def check_version(path: Path, content: dict[str, Any]) -> None:
     """Raise UsageError unless the JSON of a bench file is what this paretune writes."""
     if content.get("version") != VERSION:
         raise UsageError(f"{path} is a bench of version {content.get('version')}, this paretune reads {VERSION}")
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes, None where not measured.
-
-    saved_bytes: what autograd keeps for the backward pass of a batch, weights apart; saved_ratio: to the baseline's
-    peak_rss: by how much one training step (one forward, if nothing was trained) raises the resident memory of a
-        process of its own: images, activations, gradients, AdamW, workspace, not weights
-    cuda_peak_forward, cuda_peak_step: the allocator's peak as if this contestant had the device alone, weights included
-    """
-
-    saved_bytes: int | None = None
-    saved_ratio: float | None = None
-    peak_rss: int | None = None
-    cuda_peak_forward: int | None = None
-    cuda_peak_step: int | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was measured of one contestant at one batch size.
-
-    settings: adapters and reducer as JSON, None for timm; macs_ratio: its MACs to the baseline's
-    forward, step: times of a batch, None where not measured; wall_per_macs: ratio of the forward / macs_ratio: 1 = all
-        that is saved in arithmetic is saved in time, above 1 = less is
-    compile_seconds: the first calls, in which torch.compile works; error: what it raised
-    """
-
-    recipe: str
-    batch: int
-    settings: dict | None
-    cost: Cost
-    macs_ratio: float | None
-    forward: Times | None
-    wall_per_macs: float | None
-    step: Times | None
-    memory: Memory
-    compile_seconds: float | None
-    error: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self) | {"cost": self.cost.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -108,4 +64,49 @@ class Bench:
         return captured.get()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-        yield from benchtable.parts(self, airy=options.max_width >= AIRY)
+        yield from parts(self, airy=options.max_width >= AIRY)
+
+
+def parts(bench: Bench, airy: bool) -> Iterator[Any]:
+    """What rich prints, from top to bottom; `airy`: there is room."""
+    yield Text("\n".join(header(bench)))
+    yield Text()
+    yield table("forward", forward_columns(bench.rows, bench.compile), bench.rows, airy)
+    if bench.train or any(row.memory.peak_rss is not None for row in bench.rows):
+        title = "training step" if bench.train else "memory of the forward"
+        yield table(title, step_columns(bench.rows, bench.train), bench.rows, airy)
+    yield Text("\n".join(legend(bench)))
+
+
+def header(bench: Bench) -> list[str]:
+    """The terms under which all of it was measured."""
+    at, on = bench.machine, "x".join(map(str, bench.image_size))
+    how = ["compiled" if bench.compile else "eager", "leaves folded" if bench.merged else "leaves not folded"]
+    versions = ", ".join(f"{name} {at.get(name)}" for name in ("python", "torch", "timm", "paretune"))
+    lines = [
+        f"{bench.model} at {on}, {bench.dtype}, {', '.join(how)}, fused attention, head of 100 classes",
+        f"{at['name']}, device {at['device']}, {at['threads']} of {at['cores']} threads; {versions}",
+        f"{bench.rounds} rounds, in each everyone in shuffled order, after {bench.warmup} to warm up; {bench.date}",
+    ]
+    return lines if bench.complete else [*lines, "interrupted: only what was measured until then"]
+
+
+def legend(bench: Bench) -> list[str]:
+    """What the columns mean, and what went wrong."""
+    lines = [
+        "timm: the backbone's own forward, all tokens" + (", every tensor trained" if bench.train else ""),
+        f"ratio: to {bench.baseline}, median of the ratios of each round, so that a slow moment slows down both",
+        "wall/MACs: 1 = what is saved in arithmetic is saved in time; above 1 = less is",
+        "times: medians over the rounds; spread: half the distance of the quartiles, relative to it; "
+        "trained: parameters without the head",
+        "weights are random unless they are embedded: time does not depend on them",
+    ]
+    if bench.train:
+        lines.append(
+            "step: forward, losses, backward, AdamW; saved: kept for the backward pass, weights apart"
+            + (", by the models before compiling" if bench.compile else "")
+        )
+    if any(row.memory.peak_rss is not None for row in bench.rows):
+        one = "step" if bench.train else "forward"
+        lines.append(f"peak RSS: what one {one} adds to the resident memory of a process of its own, weights apart")
+    return lines + [f"failed: {sentence}" for sentence in bench.errors]

@@ -12,14 +12,15 @@ from typing import Any
 import torch
 
 from paretune.backbone import reason
+from paretune.catalogue import Recipe, Schedule
 from paretune.config import to_json
-from paretune.measure import resident
-from paretune.measure.benched import Bench, Memory, Row
-from paretune.measure.contestants import TIMM, Step, Terms, backbone, batch_of, build, forward, moments, price, unshare
-from paretune.measure.machine import environment
+from paretune.machine import environment
 from paretune.measure.memory import cuda_peak, saved_bytes, tensor_bytes
-from paretune.measure.timing import Times, interleaved, seconds, times
-from paretune.plan import Recipe, Schedule
+from paretune.timing import resident
+from paretune.timing.models import TIMM, Step, Terms, backbone, batch_of, build, forward, moments, price, unshare
+from paretune.timing.result import Bench
+from paretune.timing.rounds import Times, interleaved, seconds, times
+from paretune.timing.row import Memory, Row
 
 Key = tuple[str, int]  # contestant, batch size
 

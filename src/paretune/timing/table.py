@@ -1,68 +1,22 @@
-"""A benchmark for people: on what terms, a table of the forward, one of the training step, what the words mean."""
+"""The tables of a benchmark: one of the forward, one of the training step and of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from paretune.measure.benched import Bench, Row
-    from paretune.measure.timing import Times
+from paretune.timing.rounds import Times
+from paretune.timing.row import Row
 
-Column = tuple[str, "Callable[[Row], str]"]
+Column = tuple[str, Callable[[Row], str]]
 NONE = "-"
 
 
-def parts(bench: Bench, airy: bool) -> Iterator[Any]:
-    """What rich prints, from top to bottom; `airy`: there is room."""
-    yield Text("\n".join(header(bench)))
-    yield Text()
-    yield table("forward", forward_columns(bench), bench.rows, airy)
-    if bench.train or any(row.memory.peak_rss is not None for row in bench.rows):
-        title = "training step" if bench.train else "memory of the forward"
-        yield table(title, step_columns(bench), bench.rows, airy)
-    yield Text("\n".join(legend(bench)))
-
-
-def header(bench: Bench) -> list[str]:
-    """The terms under which all of it was measured."""
-    at, on = bench.machine, "x".join(map(str, bench.image_size))
-    how = ["compiled" if bench.compile else "eager", "leaves folded" if bench.merged else "leaves not folded"]
-    versions = ", ".join(f"{name} {at.get(name)}" for name in ("python", "torch", "timm", "paretune"))
-    lines = [
-        f"{bench.model} at {on}, {bench.dtype}, {', '.join(how)}, fused attention, head of 100 classes",
-        f"{at['name']}, device {at['device']}, {at['threads']} of {at['cores']} threads; {versions}",
-        f"{bench.rounds} rounds, in each everyone in shuffled order, after {bench.warmup} to warm up; {bench.date}",
-    ]
-    return lines if bench.complete else [*lines, "interrupted: only what was measured until then"]
-
-
-def legend(bench: Bench) -> list[str]:
-    """What the columns mean, and what went wrong."""
-    lines = [
-        "timm: the backbone's own forward, all tokens" + (", every tensor trained" if bench.train else ""),
-        f"ratio: to {bench.baseline}, median of the ratios of each round, so that a slow moment slows down both",
-        "wall/MACs: 1 = what is saved in arithmetic is saved in time; above 1 = less is",
-        "times: medians over the rounds; spread: half the distance of the quartiles, relative to it; "
-        "trained: parameters without the head",
-        "weights are random unless they are embedded: time does not depend on them",
-    ]
-    if bench.train:
-        lines.append(
-            "step: forward, losses, backward, AdamW; saved: kept for the backward pass, weights apart"
-            + (", by the models before compiling" if bench.compile else "")
-        )
-    if any(row.memory.peak_rss is not None for row in bench.rows):
-        one = "step" if bench.train else "forward"
-        lines.append(f"peak RSS: what one {one} adds to the resident memory of a process of its own, weights apart")
-    return lines + [f"failed: {sentence}" for sentence in bench.errors]
-
-
-def table(title: str, columns: list[Column], rows: tuple[Row, ...], airy: bool) -> Table:
+def table(title: str, columns: list[Column], rows: Sequence[Row], airy: bool) -> Table:
     """One line a row, a section for every batch size."""
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, int(airy), 0, 0), pad_edge=False)
     grid.add_column("recipe", overflow="fold")
@@ -77,7 +31,7 @@ def table(title: str, columns: list[Column], rows: tuple[Row, ...], airy: bool) 
     return grid
 
 
-def forward_columns(bench: Bench) -> list[Column]:
+def forward_columns(rows: Sequence[Row], compiled: bool) -> list[Column]:
     """Names and cells of the forward's table."""
     columns = [
         ("trained", lambda row: count(row.cost.trained_without_head)),
@@ -90,17 +44,17 @@ def forward_columns(bench: Bench) -> list[Column]:
         ("quartiles", lambda row: of(row.forward, quartiles)),
         ("wall/\nMACs", lambda row: ratio(row.wall_per_macs)),
     ]
-    if any(row.memory.cuda_peak_forward is not None for row in bench.rows):
+    if any(row.memory.cuda_peak_forward is not None for row in rows):
         columns.append(("peak\nMB", lambda row: mega(row.memory.cuda_peak_forward)))
-    if bench.compile:
+    if compiled:
         columns.append(("compile\ns", lambda row: of(row.compile_seconds, digits)))
     return columns
 
 
-def step_columns(bench: Bench) -> list[Column]:
+def step_columns(rows: Sequence[Row], trained: bool) -> list[Column]:
     """Names and cells of the table of the training step and its memory."""
     columns: list[Column] = []
-    if bench.train:
+    if trained:
         columns += [
             ("step\nms", lambda row: of(row.step, lambda t: digits(1000 * t.median))),
             ("spread", lambda row: of(row.step, spread)),
@@ -109,9 +63,9 @@ def step_columns(bench: Bench) -> list[Column]:
             ("saved\nMB", lambda row: mega(row.memory.saved_bytes)),
             ("saved\nratio", lambda row: ratio(row.memory.saved_ratio)),
         ]
-    if any(row.memory.peak_rss is not None for row in bench.rows):
+    if any(row.memory.peak_rss is not None for row in rows):
         columns.append(("peak RSS\nMB", lambda row: mega(row.memory.peak_rss)))
-    if any(row.memory.cuda_peak_step is not None for row in bench.rows):
+    if any(row.memory.cuda_peak_step is not None for row in rows):
         columns.append(("peak\nMB", lambda row: mega(row.memory.cuda_peak_step)))
     return columns
 
