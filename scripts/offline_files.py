@@ -1,4 +1,6 @@
-"""The suite as files, so that other codes can train on it: laid out as VTAB-1K, with PNG for JPEG.
+"""Write the offline suite as files, so that other codes can train on it: laid out as VTAB-1K, with PNG for JPEG.
+
+    python scripts/offline_files.py FOLDER
 
 FOLDER/tissue/train800.txt  val200.txt  train800val200.txt  test.txt     a line: images/train800/000000.png 5
 FOLDER/tissue/images/train800/000000.png  ...  images/test/000999.png
@@ -7,6 +9,7 @@ FOLDER/suite.json                                                        which t
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -49,3 +52,15 @@ def _write_part(task: Path, part: str, data: ImageArrays) -> None:
         Image.fromarray(image).save(task / path)
     lines = [f"{path} {target}\n" for path, target in zip(paths, data.targets, strict=True)]
     (task / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Write the suite into the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="a new or empty folder")
+    for name, count in write_offline(parser.parse_args().folder).items():
+        print(f"{name}: {count:,} images")
+
+
+if __name__ == "__main__":
+    main()

@@ -49,10 +49,6 @@ class Recipe:
     reducer: Any = None
     schedule: Schedule = field(default_factory=Schedule)
 
-    def describe(self) -> str:
-        """One line on what it is."""
-        return self.about
-
 
 # The papers' positions are shares of the depth, blocks 3, 6, 9 and 6 of 12, so the recipes fit ViT-L too.
 # The papers' VTAB settings: AdamW 1e-3, weight decay 1e-4, 100 epochs of which 10 warm-up, batch 64, no augmentation.

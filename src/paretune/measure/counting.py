@@ -39,7 +39,7 @@ class Place(NamedTuple):
     part: str
 
 
-EMBED, HEAD, UNUSED = Place(None, "embed"), Place(None, "head"), Place(None, "unused")
+HEAD, UNUSED = Place(None, "head"), Place(None, "unused")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,6 @@ from importlib.resources import files
 from paretune.errors import unknown
 
 UNITS = {"M": 10**6, "G": 10**9}  # of what is counted; measured quantities keep the unit of the paper
-COUNTED = ("parameters", "MACs")
 MEASURED = ("training memory", "inference memory", "training time", "inference time", "throughput")
 CELL = re.compile(r"([+-]?[\d.]+)?\s*(?:\(([+-][\d.]+)%\))?")
 

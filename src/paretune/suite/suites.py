@@ -11,7 +11,6 @@ from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.errors import UsageError, unknown
 from paretune.train.runfolder import read_json
 
-PARTS = ("train800", "val200", "train800val200", "test")
 GROUPS = "suite.json"
 
 
