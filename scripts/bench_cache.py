@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 
 from paretune.adapters import LoRA
+from paretune.catalogue import Schedule
 from paretune.core.model import Adapted
 from paretune.data.opening import open_splits
 from paretune.data.transforms import evaluation, framing, training
-from paretune.demo import write_images
-from paretune.measure.machine import environment
-from paretune.plan import Schedule, adapt
+from paretune.drawn.digit_sets import write_digits
+from paretune.machine import environment
+from paretune.plan import adapt
 from paretune.train.fit import fit
 from paretune.train.runfolder import write_json
 
@@ -48,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_images(root / "small")
+        write_digits(root / "small")
         enlarge(root / "small", root / "large", 200)
         rows = {case: measured(case, root, args.epochs, args.rounds) for case in CASES}
     print(f"{'seconds per epoch':<44}{'without':>10}{'with':>10}{'ratio':>8}{'first':>10}")

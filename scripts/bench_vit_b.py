@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from paretune.adapters import AdaptFormer, DenseAdapter, LoRA
-from paretune.measure.bench import bench
-from paretune.plan import Recipe
+from paretune.catalogue import Recipe
 from paretune.reducers import FPET, EViT, ToMe
+from paretune.timing.bench import bench
 from paretune.train.runfolder import write_json
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"

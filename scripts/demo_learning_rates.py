@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from tempfile import TemporaryDirectory
 
-from paretune.demo import BATCH, EPOCHS, METHODS, build, data, through
-from paretune.plan import Schedule
+from paretune.catalogue import Schedule
+from paretune.demo import BATCH, EPOCHS, METHODS, build, through
+from paretune.drawn.digit_sets import digit_sets
 from paretune.train.fit import fit
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
@@ -22,7 +23,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rates", type=float, nargs="+", default=RATES)
     rates = arguments.parse_args().rates
-    train, val, _ = data(seed=0)
+    train, val, _ = digit_sets(seed=0)
     for method in (method for method in METHODS if not method.reduced):
         for lr in rates:
             model = build(method, 0, val.classes)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import paretune as pt
 from paretune.adapters import ADAPTERS
+from paretune.catalogue import RECIPES, Recipe
 from paretune.config import field_help
-from paretune.plan import RECIPES, Recipe
 from paretune.reducers import REDUCERS
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
-from paretune.data.offline import OFFLINE, offline_parts
-from paretune.data.offline.store import HASHES, SEED, VERSION
+from paretune.drawn.offline import OFFLINE, offline_parts
+from paretune.drawn.store import HASHES, SEED, VERSION
 
 
 def main() -> None:

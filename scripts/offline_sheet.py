@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from paretune.data.arrays import ImageArrays
-from paretune.data.offline import OFFLINE, offline_parts
+from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.show.sheet import GAP, GROUND, INK, TITLE, font, sheet
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from pathlib import Path
 from paretune import FPET, AdaptFormer, DenseAdapter, EViT, LoRA, Recipe, recipe
 from paretune.ledger.results import Ledger
 from paretune.suite.jobs import prepare, work
-from paretune.suite.pair import Plan
+from paretune.suite.planning import Plan
 from paretune.suite.pool import Here, Processes
 from paretune.suite.protocols import protocol
 from paretune.suite.run import run_suite

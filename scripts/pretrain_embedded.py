@@ -17,13 +17,12 @@ import time
 from pathlib import Path
 
 import torch
+from drawn_classes import CLASSES, VERSION, DrawnClasses
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from paretune.data.drawn_classes import CLASSES, VERSION, DrawnClasses
 
 ARCHITECTURE = {
     "img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0, "qkv_bias": True,
@@ -142,7 +141,7 @@ def export(learner: Learner, progress: dict, target: Path) -> None:
         "architecture": ARCHITECTURE,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
-        "data": {"generator": "paretune.data.drawn_classes", "version": VERSION, "seed": TRAIN_SEED},
+        "data": {"generator": "scripts/drawn_classes.py", "version": VERSION, "seed": TRAIN_SEED},
         "images_seen": progress["images"],
         "held_out_accuracy": round(held_out_accuracy(learner), 4),
     }

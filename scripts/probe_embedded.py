@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
-from paretune.data.digits import digits, linear_accuracy
-from paretune.data.offline.counting import counting
+from paretune.drawn.counting import counting
+from paretune.drawn.digits import digits, linear_accuracy
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSET = ROOT / "src/paretune/assets/paretune_tiny.safetensors"

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from probe_embedded import ASSET, FEATURES, ROOT, featurizer
 
-from paretune.data.digits import linear_accuracy
-from paretune.data.offline import OFFLINE, offline_parts
+from paretune.drawn.digits import linear_accuracy
+from paretune.drawn.offline import OFFLINE, offline_parts
 
 
 def probes(task: str, seed: int) -> dict[str, float]:

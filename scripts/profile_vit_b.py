@@ -17,10 +17,11 @@ from bench_vit_b import REDUCERS, RESULTS
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from paretune.catalogue import Recipe
 from paretune.core.reduction import Merge, Reduction
-from paretune.measure.machine import environment
+from paretune.machine import environment
 from paretune.measure.memory import saved_by
-from paretune.plan import Recipe, adapt
+from paretune.plan import adapt
 from paretune.train.runfolder import write_json
 
 KINDS = {

@@ -8,10 +8,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import paretune as pt
+from paretune.catalogue import Schedule
 from paretune.cli.main import app
-from paretune.measure.ablation import PAPERS, order, variants
-from paretune.plan import Schedule
-from paretune.train.ablate import ablation
+from paretune.papers.ablation import ablation
+from paretune.papers.variants import PAPERS, order, variants
 
 
 @pytest.fixture(scope="module")

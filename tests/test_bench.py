@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 import paretune as pt
 from paretune.cli.main import app
 from paretune.cli.many import spread
-from paretune.measure import resident, session
-from paretune.measure.contestants import Plain, Step, Terms, backbone, build, moments, twin, unshare
 from paretune.measure.memory import saved_bytes
-from paretune.measure.timing import interleaved, times
+from paretune.timing import resident, session
+from paretune.timing.models import Plain, Step, Terms, backbone, build, moments, twin, unshare
+from paretune.timing.rounds import interleaved, times
 from paretune.train.objective import Objective
 
 TINY = "paretune_tiny"

@@ -16,11 +16,11 @@ from paretune.cli.main import app
 from paretune.errors import UsageError
 from paretune.ledger.averages import difference, estimate, means, t_quantile
 from paretune.ledger.compare import compare
-from paretune.ledger.published import ROWS, protocol_of, published_sides
+from paretune.ledger.entries import read_sides
 from paretune.ledger.results import key
-from paretune.ledger.sides import read_sides
 from paretune.ledger.text import markdown, overview, protocol_in_words
-from paretune.measure.tables import tables
+from paretune.papers.tables import tables
+from paretune.papers.vtab_rows import ROWS, protocol_of, published_sides
 
 LORA = {"digits": [0.80, 0.82, 0.84], "shapes": [0.60, 0.64, 0.62], "tissue": [0.90, 0.91, 0.95]}
 FULL = {"digits": [0.81, 0.84, 0.84], "shapes": [0.59, 0.66, 0.65], "tissue": [0.90, 0.90, 0.97]}
@@ -42,7 +42,7 @@ def both(ledger):
 
 
 def compared(*arguments, **options):
-    return compare(read_sides(arguments), **options)
+    return compare(read_sides(arguments, published_sides), **options)
 
 
 def scores(table):
@@ -105,17 +105,17 @@ def test_only_seeds_that_both_have_are_paired_and_without_any_the_means_are_subt
 
 
 def test_a_ledger_gives_all_of_its_recipes_and_a_recipe_can_be_asked_for(both):
-    assert [side.name for side in read_sides([both])] == ["lora", "full"]
-    (full,) = read_sides([f"{both}:full"])
+    assert [side.name for side in read_sides([both], published_sides)] == ["lora", "full"]
+    (full,) = read_sides([f"{both}:full"], published_sides)
     assert (full.name, full.trained, full.macs, full.tokens) == ("full", 36864, 98_700_000, 65)
     assert full.scores == scores(FULL)
 
 
 def test_recipes_of_one_name_are_told_apart_by_their_files(ledger):
     a, b = (ledger(*rows("lora", LORA), name=name) for name in ("a", "b"))
-    assert [side.name for side in read_sides([a, b])] == [f"lora ({a})", f"lora ({b})"]
+    assert [side.name for side in read_sides([a, b], published_sides)] == [f"lora ({a})", f"lora ({b})"]
     with pytest.raises(UsageError, match=r"lora of .*a is named twice"):
-        read_sides([a, f"{a}:lora"])
+        read_sides([a, f"{a}:lora"], published_sides)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +130,18 @@ def test_recipes_of_one_name_are_told_apart_by_their_files(ledger):
 )
 def test_what_is_not_there_is_refused(both, argument, sentence):
     with pytest.raises(UsageError, match=sentence):
-        read_sides([argument.replace("LEDGER", both)])
+        read_sides([argument.replace("LEDGER", both)], published_sides)
 
 
 def test_an_empty_ledger_is_refused(ledger):
     with pytest.raises(UsageError, match="holds no results"):
-        read_sides([ledger()])
+        read_sides([ledger()], published_sides)
 
 
 def test_two_settings_under_one_recipe_name_are_refused_by_what_differs(ledger):
     path = ledger(row(), row(settings__adapters=[{"method": "LoRA", "rank": 4}], test=0.5))
     with pytest.raises(UsageError, match=r"lines 1 and 2 .*lora on digits from seed 0, .*settings.adapters.0.rank:"):
-        read_sides([path])
+        read_sides([path], published_sides)
 
 
 # -------------------------------------------------------------------------------------------------------- refusals
@@ -345,7 +345,7 @@ def test_every_published_row_has_one_protocol():
 
 
 def test_own_results_stand_beside_published_ones_by_force_only(ledger):
-    sides = read_sides(["published:sparse-tuning-II:LoRA"])
+    sides = read_sides(["published:sparse-tuning-II:LoRA"], published_sides)
     own = [
         row("mine", seed=seed, test=0.7, task="digits") | {"task": task, "group": group, "suite": "vtab1k"}
         for task, group in sides[0].groups.items()

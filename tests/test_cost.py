@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 import paretune as pt
 from paretune.cli.main import app
 from paretune.core.method import Reducer
+from paretune.measure.counting import UNUSED, Place, dry_run
 from paretune.measure.detail import detail
 from paretune.measure.growth import growth, weightless
-from paretune.measure.tally import UNUSED, Place, dry_run
 
 SIZE = (32, 32)
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paretune.catalogue import RECIPES
 from paretune.cli.demo import write
 from paretune.data import open_image
-from paretune.demo import COLUMNS, METHODS, data, demo
-from paretune.plan import RECIPES
+from paretune.demo import COLUMNS, METHODS, demo
+from paretune.drawn.digit_sets import digit_sets
 from paretune.show.merged import merged
 from paretune.show.sheet import sheet
 
@@ -47,7 +48,7 @@ def test_every_method_is_a_recipe_with_its_full_and_its_reduced_form():
 
 
 def test_the_demo_splits_are_balanced_and_disjoint():
-    train, val, test = data(seed=0)
+    train, val, test = digit_sets(seed=0)
     assert [len(part) for part in (train, val, test)] == [800, 200, 797]
     for part in (train, val, test):
         counts = np.bincount(part.targets, minlength=10)

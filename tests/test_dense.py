@@ -9,8 +9,8 @@ from anatomies import ANATOMIES, anatomy, awake
 
 import paretune as pt
 from paretune.adapters.dense import DenseBranch
-from paretune.core.method import Shape
 from paretune.core.attention import Look
+from paretune.core.method import Shape
 from paretune.core.tokens import Tokens
 
 SCALE = 0.7

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_classes import CLASSES, FILLED, TEXTURED, DrawnClasses, make_templates
 from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 
-from paretune.data import digits as digits_module
-from paretune.data.digits import digits, linear_accuracy, load_scans, pixel_baseline, place_scans, split_rows
-from paretune.data.drawing import ink_strokes
-from paretune.data.drawn_classes import CLASSES, FILLED, TEXTURED, DrawnClasses, make_templates
-from paretune.data.offline.counting import MOST, counting
+from paretune.drawn import digits as digits_module
+from paretune.drawn.counting import MOST, counting
+from paretune.drawn.digits import digits, linear_accuracy, load_scans, pixel_baseline, place_scans, split_rows
+from paretune.drawn.drawing import ink_strokes
 
 ASSET = Path(digits_module.__file__).parents[1] / "assets/paretune_tiny.safetensors"
 

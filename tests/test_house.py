@@ -1,12 +1,14 @@
 """The house rules: who may know whom, what every file says about itself, what is never called."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from import_graph import circles
 
 import paretune
 
@@ -14,6 +16,22 @@ SRC = Path(__file__).parents[1] / "src" / "paretune"
 FILES = {path.relative_to(SRC).with_suffix("").as_posix(): path for path in sorted(SRC.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 METHODS = [name for name in FILES if name.startswith(("adapters/", "reducers/")) and not name.endswith("__init__")]
+
+# The rooms by floors, the ground floor first. A room may import rooms of lower floors, and on its own floor those that
+# stand to the left of it.
+FLOORS = (
+    ("errors", "version", "machine", "config", "files", "core", "adapters", "reducers", "heads", "data", "drawn"),
+    ("methods", "catalogue", "backbone", "folding", "plan", "checkpoint"),
+    ("measure",),
+    ("train",),
+    ("timing",),
+    ("deploy", "ledger"),
+    ("budget", "show"),
+    ("suite", "papers"),
+    ("serve", "demo"),
+    ("paretune", "cli", "__main__"),
+)
+PLANNED = {"files", "heads", "deploy", "budget", "serve"}  # rooms that need not be there yet
 
 # What every file of the core may import from paretune; a file that is not named here fails the test.
 CORE = {
@@ -51,6 +69,9 @@ TIMM_NAMES = {
     "checkpoint": {"__version__"},
     "cli/listing": {"list_models", "__version__"},
 }
+# The rooms that know adapters and reducers by name; all others go by the registers.
+BY_NAME = {"adapters", "reducers", "methods", "catalogue", "paretune", "cli", "__main__"}
+NAMELESS = sorted({name.partition("/")[0] for name in FILES} - BY_NAME - {"__init__"})
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -102,6 +123,24 @@ def test_the_rules_see_the_files_and_their_imports():
     assert "core/guests" in own_imports("folding")
 
 
+def test_an_arrow_between_rooms_only_points_down_and_no_file_is_in_a_circle():
+    places = {name: (floor, i) for floor, names in enumerate(FLOORS) for i, name in enumerate(names)}
+    script = Path(__file__).parents[1] / "scripts" / "import_graph.py"
+    graph = json.loads(output([str(script), "--json"]))
+    rooms = graph["rooms"]
+    assert set(rooms) <= set(places), "every room has its place in FLOORS"
+    assert set(places) - set(rooms) <= PLANNED
+    assert [f"{one} -> {other}" for one in rooms for other in rooms[one] if places[other] >= places[one]] == []
+    assert circles(graph["files"]) == []
+    assert {"core", "timing", "papers", "drawn"} <= set(rooms)
+    assert {"catalogue", "measure", "train"} <= set(rooms["timing"])
+    assert "core/leaf" in graph["files"]["adapters/lora"]
+
+
+def test_a_circle_is_found():
+    assert circles({"a": ["b"], "b": ["c"], "c": ["b"], "d": ["a"]}) == ["b", "c"]
+
+
 def test_every_file_of_the_core_imports_only_what_its_room_may_know():
     rooms = [name for name in FILES if name.startswith("core/")]
     assert sorted(rooms) == sorted(CORE)
@@ -129,9 +168,9 @@ def test_no_file_but_the_anatomy_and_the_backbone_reads_timms_models():
         assert attributes(tree, "timm") <= TIMM_NAMES.get(name, set()), name
 
 
-@pytest.mark.parametrize("room", ["train", "data", "measure", "core", "show", "ledger", "suite"])
-def test_no_room_but_plan_and_checkpoint_names_a_method(room):
-    names = [name for name in FILES if name.startswith(f"{room}/")]
+@pytest.mark.parametrize("room", NAMELESS)
+def test_only_the_registers_and_the_catalogue_name_a_method(room):
+    names = [name for name in FILES if name == room or name.startswith(f"{room}/")]
     assert names
     for name in names:
         assert not {m for m in own_imports(name) if m.startswith(("adapters", "reducers"))}, name
@@ -160,7 +199,12 @@ def test_every_public_name_is_there_when_asked_for():
 
 def run(code: str) -> str:
     """What a fresh Python prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SRC.parent, timeout=120)
+    return output(["-c", code])
+
+
+def output(arguments: list[str]) -> str:
+    """What Python prints when it is called with these arguments."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=SRC.parent, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

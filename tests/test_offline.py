@@ -8,15 +8,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from offline_files import write_offline
 
-from paretune.data import offline
-from paretune.data.offline import OFFLINE, handwriting, offline_parts, store
-from paretune.data.offline.distance import DISCS, MARGIN, _others, _pair
-from paretune.data.offline.outline import filled, inside, lined, placed
-from paretune.data.offline.sprites import member
-from paretune.data.offline.task import evenly, generator, painted
-from paretune.data.offline.tree import write_offline
 from paretune.data.vtab import vtab_task
+from paretune.drawn import handwriting, offline, store
+from paretune.drawn.distance import DISCS, MARGIN, _others, _pair
+from paretune.drawn.offline import OFFLINE, offline_parts
+from paretune.drawn.outline import filled, inside, lined, placed
+from paretune.drawn.sprites import member
+from paretune.drawn.task import evenly, generator, painted
 from paretune.errors import UsageError
 
 PARTS = ("train800", "val200", "train800val200", "test")
@@ -96,7 +96,8 @@ def test_another_seed_draws_other_pictures_of_the_same_classes():
 
 DRAWN = """
 import torch
-from paretune.data.offline import OFFLINE, store
+from paretune.drawn import store
+from paretune.drawn.offline import OFFLINE
 torch.set_num_threads(1)
 for name, task in OFFLINE.items():
     print(name, store._digest(task.draw((32, 16, 16), 5)))
@@ -202,7 +203,7 @@ def test_unknown_tasks_and_a_missing_scikit_learn_are_told(cache, monkeypatch):
 
 
 def test_the_suite_is_written_as_vtab_1k_is_and_reads_back_the_same(tmp_path, cache, small, monkeypatch):
-    monkeypatch.setattr("paretune.data.offline.tree.OFFLINE", {"small": OFFLINE["small"]})
+    monkeypatch.setattr("offline_files.OFFLINE", {"small": OFFLINE["small"]})
     assert write_offline(tmp_path / "suite", seed=1) == {"small": 2000}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "suite"]
     assert json.loads((tmp_path / "suite/suite.json").read_text()) == {"groups": {"small": "natural"}}

@@ -12,7 +12,7 @@ from trees import birds, class_tree, draw, picture, write
 
 from paretune.data import available_splits, open_split, open_splits
 from paretune.data.dataset import labelled_by
-from paretune.data.parting import few
+from paretune.data.splitting import few
 from paretune.errors import UsageError
 
 

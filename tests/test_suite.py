@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 import paretune as pt
 from paretune.backbone import create
+from paretune.catalogue import Schedule
 from paretune.checkpoint import fingerprint
 from paretune.cli.main import app
 from paretune.ledger.results import Ledger
-from paretune.plan import Schedule
 from paretune.suite import jobs
-from paretune.suite.clock import Clock
 from paretune.suite.jobs import work
-from paretune.suite.pair import Plan
+from paretune.suite.planning import Plan
 from paretune.suite.pool import Here, Processes
+from paretune.suite.progress import Clock
 from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
 from paretune.suite.run import run_suite
 from paretune.suite.suites import Suite, open_suite
@@ -310,7 +310,7 @@ def test_the_offline_suite_has_eight_tasks_or_more_in_three_groups():
 
 def test_the_clock_tells_the_time_left_from_what_jobs_took(monkeypatch):
     now = iter([0.0, 60.0, 60.1, 180.1])
-    monkeypatch.setattr("paretune.suite.clock.monotonic", lambda: next(now))
+    monkeypatch.setattr("paretune.suite.progress.monotonic", lambda: next(now))
     clock = Clock(63)
     job = jobs.Job(Suite("s", {}), "day", pt.recipe("linear"), QUICK, "m", 1e-3, 0, False, "out", "cpu")
     trial = trials.Trial(0, None, 0.5, 1, 1.0)

@@ -8,25 +8,26 @@ Names are imported on first use: `import paretune` alone is instant, which keeps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from paretune.version import __version__
 
 if TYPE_CHECKING:
     from paretune.adapters import VPT, Adapter, AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
+    from paretune.catalogue import Recipe, Schedule, recipe, recipes
     from paretune.checkpoint import load, save
     from paretune.core.model import Adapted, Run
     from paretune.errors import UsageError
     from paretune.folding import merge
-    from paretune.measure.bench import bench
     from paretune.measure.cost import cost
-    from paretune.plan import Recipe, Schedule, adapt, recipe, recipes
+    from paretune.plan import adapt
     from paretune.reducers import FPET, DynamicViT, EViT, Pool, ToMe
+    from paretune.timing.bench import bench
 
 _HOME = {
-    "adapt": "plan", "recipe": "plan", "recipes": "plan", "Recipe": "plan", "Schedule": "plan",
+    "adapt": "plan", "recipe": "catalogue", "recipes": "catalogue", "Recipe": "catalogue", "Schedule": "catalogue",
     "LoRA": "adapters", "AdaptFormer": "adapters", "DenseAdapter": "adapters", "Full": "adapters",
     "RepAdapter": "adapters", "Adapter": "adapters", "VPT": "adapters",
     "DynamicViT": "reducers", "EViT": "reducers", "FPET": "reducers", "Pool": "reducers", "ToMe": "reducers",
-    "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost", "bench": "measure.bench",
+    "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost", "bench": "timing.bench",
     "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",
 }  # fmt: skip
 __all__ = [*_HOME]

@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paretune import __version__
 from paretune.backbone import Backbone, create, reason
 from paretune.config import to_json
 from paretune.core import anatomy, guests, packed
@@ -30,6 +29,7 @@ from paretune.core.units import units_of
 from paretune.errors import UsageError
 from paretune.methods import methods
 from paretune.plan import assemble
+from paretune.version import __version__
 
 CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
 FORMAT = 2

@@ -12,20 +12,20 @@ import torch
 from PIL import Image
 
 from paretune.backbone import EMBEDDED
+from paretune.catalogue import RECIPES, Schedule
 from paretune.core.model import Adapted
 from paretune.data.arrays import ImageArrays
-from paretune.data.digits import digits, pixel_baseline
 from paretune.data.transforms import evaluation
-from paretune.errors import UsageError
+from paretune.drawn.digit_sets import TEST, TRAIN, VALIDATE, digit_sets
+from paretune.drawn.digits import pixel_baseline
+from paretune.machine import environment
 from paretune.measure.cost import cost
-from paretune.measure.machine import environment
-from paretune.plan import RECIPES, Schedule, adapt
+from paretune.plan import adapt
 from paretune.show.merged import merged
 from paretune.show.sheet import sheet
 from paretune.train.evaluate import evaluate
 from paretune.train.fit import fit
 
-TRAIN, VALIDATE, TEST = 800, 200, 797
 EPOCHS, BATCH = 10, 32
 
 
@@ -76,7 +76,7 @@ def demo(
     """
     start, out = perf_counter(), Path(out)
     tell(f"drawing {TRAIN + VALIDATE + TEST:,} digits into clutter; logistic regression on their pixels")
-    train_set, val_set, test_set = data(seed)
+    train_set, val_set, test_set = digit_sets(seed)
     pixels = pixel_baseline(TRAIN + VALIDATE, TEST, seed)
     rows, models = [], {}
     for i, method in enumerate(methods):
@@ -99,32 +99,6 @@ def demo(
         "environment": environment(next(model.parameters()).device),
         "seconds": perf_counter() - start,
     }
-
-
-def data(seed: int) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
-    """Training, validation and test set; the classes are in equal proportion in each."""
-    images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
-    classes = tuple(str(digit) for digit in range(10))
-    known = ImageArrays(images, labels, classes, name="digits")
-    test = ImageArrays(test_images, test_labels, classes, name="digits, test")
-    return known.part(slice(TRAIN), "digits, train"), known.part(slice(TRAIN, None), "digits, validate"), test
-
-
-def write_images(folder: str | Path, seed: int = 0) -> dict[str, int]:
-    """The demo's images as PNGs in train/ and test/ of a new folder, one sub-folder per digit; returns their counts.
-
-    Raises UsageError if the folder holds anything.
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is already there and not an empty folder: name a new one for the images")
-    images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
-    for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
-        for label in range(10):
-            (folder / part / str(label)).mkdir(parents=True)
-        for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
-            Image.fromarray(picture).save(folder / part / str(label) / f"{i:04}.png")
-    return {"train": len(labels), "test": len(test_labels)}
 
 
 def build(method: Method, seed: int, classes: tuple[str, ...]) -> Adapted:

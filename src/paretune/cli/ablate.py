@@ -36,9 +36,9 @@ def ablate(
     Without --data nothing is trained. With it every row is trained from every seed; an interrupted command goes on
     where it was. The model must have as many blocks as the rows name: 12.
     """
-    from paretune.measure.ablation import variants
-    from paretune.plan import Schedule
-    from paretune.train.ablate import ablation
+    from paretune.catalogue import Schedule
+    from paretune.papers.ablation import ablation
+    from paretune.papers.variants import variants
 
     schedule = Schedule(epochs=epochs, batch_size=batch_size, lr=lr, warmup_epochs=epochs / 10)
     rows = variants(paper, tables or ())

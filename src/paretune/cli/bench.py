@@ -52,7 +52,7 @@ def bench(
     from rich.console import Console
 
     from paretune.cli.build import chosen_recipes
-    from paretune.measure.bench import bench
+    from paretune.timing.bench import bench
     from paretune.train.runfolder import write_json
 
     with _progress() as watch:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from paretune.catalogue import Recipe, recipe
 from paretune.cli.overrides import override
 from paretune.core.model import Adapted
 from paretune.data.task import Task
-from paretune.plan import Recipe, adapt, recipe
+from paretune.plan import adapt
 
 
 def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> Recipe:

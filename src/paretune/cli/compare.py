@@ -45,14 +45,15 @@ def compare(
     if markdown and as_json:
         raise UsageError("--markdown and --json are two ways to print the same: choose one")
     from paretune.ledger.compare import compare
-    from paretune.ledger.sides import read_sides
+    from paretune.ledger.entries import read_sides
     from paretune.ledger.text import markdown as page
+    from paretune.papers.vtab_rows import published_sides
 
     if plot is not None:
-        from paretune.measure.figure import check_plot
+        from paretune.show.figure import check_plot
 
         check_plot(plot)
-    found = compare(read_sides(sides), baseline, force)
+    found = compare(read_sides(sides, published_sides), baseline, force)
     if plot is not None:
         from paretune.show.tradeoff import draw
 

@@ -113,7 +113,7 @@ def _share(part, whole) -> str:
 
 def _growth(model: str, chosen: list, sizes: list[int], classes: int | None, plot: Path | None, as_json: bool) -> None:
     from paretune.measure.growth import growth
-    from paretune.measure.plot import check_plot, draw
+    from paretune.show.growth import check_plot, draw
 
     if plot is not None:
         check_plot(plot)

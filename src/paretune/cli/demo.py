@@ -27,10 +27,11 @@ def demo(
     Writes table.md, result.json and merged.png, a picture of which patches share a token.
     """
     try:
-        from paretune.demo import EPOCHS, demo, write_images
+        from paretune.demo import EPOCHS, demo
+        from paretune.drawn.digit_sets import write_digits
 
         if images is not None:
-            counts = write_images(images, seed)
+            counts = write_digits(images, seed)
             text = f"{counts['train']} images in {images}/train, {counts['test']} in {images}/test"
             return answer(counts, as_json, lambda: typer.echo(text))
         result = demo(out, seed, epochs or EPOCHS, tell=lambda line: typer.echo(line, err=True))

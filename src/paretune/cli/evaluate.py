@@ -58,7 +58,7 @@ def _check(task: str, confusion: Path | None, worst: int) -> None:
             f"the model's task is {task}, where no class is taken for another: leave out --confusion and --worst"
         )
     if confusion is not None:
-        from paretune.measure.figure import check_plot
+        from paretune.show.figure import check_plot
 
         check_plot(confusion)
 

@@ -41,9 +41,9 @@ def _models() -> list[str]:
 
 
 def _recipes() -> dict[str, str]:
-    from paretune.plan import RECIPES
+    from paretune.catalogue import RECIPES
 
-    return {name: recipe.describe() for name, recipe in RECIPES.items()}
+    return {name: recipe.about for name, recipe in RECIPES.items()}
 
 
 def _adapters() -> dict:

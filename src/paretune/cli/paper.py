@@ -31,8 +31,8 @@ def paper(
     Every number is reproduced (and by which way of counting), differs (by how much), or cannot be reproduced (why).
     Needs no weights and no data.
     """
-    from paretune.measure.paper import read_bench
-    from paretune.measure.papertext import markdown as page
+    from paretune.papers.check import read_bench
+    from paretune.papers.text import markdown as page
 
     if markdown and as_json:
         raise UsageError("--markdown and --json are two ways to print the same: choose one")
@@ -51,8 +51,8 @@ def paper(
 def _checked(table: str | None, bench: dict[str, Any] | None) -> list:
     from rich.console import Console
 
-    from paretune.measure.paper import Workshop, check, tables
-    from paretune.measure.tables import table as known
+    from paretune.papers.check import Workshop, check, tables
+    from paretune.papers.tables import table as known
 
     keys = tables() if table in (None, "all") else [known(table).key]
     workshop = Workshop()
@@ -65,7 +65,7 @@ def _checked(table: str | None, bench: dict[str, Any] | None) -> list:
 
 
 def _say_list(checked: list) -> None:
-    from paretune.measure.papertext import LIST, listed
+    from paretune.papers.text import LIST, listed
 
     rows = listed(checked)
     sums = [str(sum(int(row[i]) for row in rows)) for i in range(2, len(LIST))]
@@ -74,7 +74,7 @@ def _say_list(checked: list) -> None:
 
 
 def _say(checked: list) -> None:
-    from paretune.measure.papertext import COMPUTED, MEANS, MISSING, computed, means, missing
+    from paretune.papers.text import COMPUTED, MEANS, MISSING, computed, means, missing
 
     for one in checked:
         typer.echo(f"{one.key}: {one.title} (arXiv:{one.arxiv})")

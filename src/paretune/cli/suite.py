@@ -49,7 +49,7 @@ def run(
     """
     from paretune.cli.build import chosen_recipes
     from paretune.ledger.results import Ledger
-    from paretune.suite.pair import Plan
+    from paretune.suite.planning import Plan
     from paretune.suite.protocols import protocol as named
     from paretune.suite.run import LEDGER, run_suite
     from paretune.suite.suites import open_suite

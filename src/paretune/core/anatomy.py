@@ -1,4 +1,4 @@
-"""How a timm ViT embeds, attends and classifies, in the words of the trunk; with `layers`, the only file that reads timm.
+"""How a timm ViT embeds, attends and classifies, in the words of the trunk. With `layers` all that reads timm.
 
 Modules are called, weights are not read behind them: a leaf or a HF PEFT module that sits where a Linear was is
 honoured everywhere (timm's own EVA forward takes `qkv.weight` and would leave it dead). Nothing is stored: a block is

@@ -4,7 +4,7 @@ from paretune.data.arrays import ImageArrays
 from paretune.data.dataset import Images
 from paretune.data.images import UnreadableImage, open_image
 from paretune.data.opening import available_splits, open_split, open_splits
-from paretune.data.parting import Splits
+from paretune.data.splitting import Splits
 from paretune.data.vtab import vtab_task
 
 __all__ = [

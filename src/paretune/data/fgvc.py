@@ -23,7 +23,7 @@ import numpy as np
 
 from paretune.data.dataset import Images
 from paretune.data.files import Files
-from paretune.data.parting import Parts
+from paretune.data.splitting import Parts
 from paretune.data.table import sorted_names
 from paretune.errors import UsageError
 

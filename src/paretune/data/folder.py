@@ -13,7 +13,7 @@ import numpy as np
 
 from paretune.data.dataset import Images, readable, some
 from paretune.data.files import Files, image_files
-from paretune.data.parting import SPLITS, Parts
+from paretune.data.splitting import SPLITS, Parts
 from paretune.errors import UsageError
 
 

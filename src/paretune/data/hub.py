@@ -17,7 +17,7 @@ import numpy as np
 
 from paretune.data.dataset import Images, Numbered, readable, some
 from paretune.data.images import UnreadableImage, file_bytes
-from paretune.data.parting import Parts, split_name
+from paretune.data.splitting import Parts, split_name
 from paretune.data.table import sorted_names
 from paretune.data.task import Task
 from paretune.errors import UsageError

@@ -21,7 +21,7 @@ from PIL import Image
 from paretune.data.dataset import Images, Numbered
 from paretune.data.fgvc import LAYOUTS, fgvc_parts
 from paretune.data.files import Files
-from paretune.data.parting import Parts
+from paretune.data.splitting import Parts
 from paretune.errors import UsageError
 
 SPLITS = ("train", "test")

@@ -22,8 +22,8 @@ from paretune.data.dataset import Images, labelled_by, some
 from paretune.data.folder import folder_parts
 from paretune.data.hub import hub_parts
 from paretune.data.named import NAMED
-from paretune.data.parting import Parts, Splits, few, split_off
 from paretune.data.shards import is_shards, shard_parts
+from paretune.data.splitting import Parts, Splits, few, split_off
 from paretune.data.table import table_parts
 from paretune.data.task import Task
 from paretune.data.vtab import is_vtab_task, task_folders, vtab_parts
@@ -82,14 +82,13 @@ def open_split(
     *,
     task: Task | None = None,
     skip_unreadable: bool = False,
-    download: bool = False,
 ) -> Images:
     """One split as it lies there, labelled by `classes`; "all" for data without splits.
 
     Classes may have no images there, unknown ones may not be there. Raises UsageError as `open_splits`.
     """
     place, _ = _shots(data)
-    parts = parts_of(place, task, skip_unreadable, download)
+    parts = parts_of(place, task, skip_unreadable)
     if split not in parts:
         raise UsageError(f"{place} has no split '{split}': use {' or '.join(parts)}")
     return labelled_by(_of_task(parts[split](), task), classes)

@@ -27,8 +27,8 @@ from typing import NamedTuple
 from paretune.data.dataset import Images, Source, readable, some
 from paretune.data.files import is_image
 from paretune.data.images import UnreadableImage
-from paretune.data.parting import Parts, split_name
 from paretune.data.shardlabels import Annotation, annotated, known_classes
+from paretune.data.splitting import Parts, split_name
 from paretune.errors import UsageError
 
 BLOCK = 512  # bytes: a tar file is made of these, and ends with two empty ones

@@ -20,7 +20,7 @@ import numpy as np
 
 from paretune.data.dataset import Images, readable, some
 from paretune.data.files import Files, missing_files
-from paretune.data.parting import Parts, split_name
+from paretune.data.splitting import Parts, split_name
 from paretune.data.task import Task
 from paretune.errors import UsageError, refuse
 

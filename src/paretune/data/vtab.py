@@ -21,7 +21,7 @@ import numpy as np
 
 from paretune.data.dataset import Images
 from paretune.data.files import Files
-from paretune.data.parting import Parts
+from paretune.data.splitting import Parts
 from paretune.errors import UsageError, unknown
 
 LISTS = ("train800", "val200", "train800val200", "test")

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 
 from paretune.errors import UsageError, refuse, unknown
 from paretune.ledger.averages import Difference, Means, complete, difference, means
+from paretune.ledger.entries import Side
 from paretune.ledger.remarks import remarks
-from paretune.ledger.sides import Side
 from paretune.ledger.traps import traps
 
 SHORT = 12  # characters of values that are worth showing for each task

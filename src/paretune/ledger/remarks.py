@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from paretune.ledger.averages import CONFIDENCE
-from paretune.ledger.sides import Side
+from paretune.ledger.entries import Side
 
 SOFTWARE = ("python", "torch", "torchvision", "timm", "paretune")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 
-from paretune.ledger.sides import Side
+from paretune.ledger.entries import Side
 
 EITHER = "flat mean and group mean"  # of a printed mean that fits both
 FED, OWN = "protocol.preprocessing", "backbone.normalisation"  # where means and deviations stand

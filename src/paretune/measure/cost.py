@@ -9,7 +9,7 @@ from rich.table import Table
 
 from paretune.core import anatomy
 from paretune.core.model import Adapted, Run
-from paretune.measure.tally import Tally, dry_run
+from paretune.measure.counting import Tally, dry_run
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from paretune.core.model import Adapted
 from paretune.measure.cost import Cost, priced
-from paretune.measure.tally import Place, Tally, dry_run
+from paretune.measure.counting import Place, Tally, dry_run
 
 GROUPS = {
     "embed": "patch, position and prefix embedding",

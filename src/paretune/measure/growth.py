@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from paretune.catalogue import Recipe
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.errors import UsageError
 from paretune.measure.cost import cost
-from paretune.plan import Recipe, adapt
+from paretune.plan import adapt
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paretune.measure.figure import INK, PALE, STYLE, check_plot, save
+from paretune.show.figure import INK, PALE, STYLE, check_plot, save
 
 CELL, SIDES = 0.46, (1.4, 10.0)  # inches: of a cell where there is room, and of the whole square
 SMALLEST, LARGEST = 4.5, 10.0  # points of a text

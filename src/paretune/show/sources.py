@@ -17,11 +17,11 @@ from paretune.checkpoint import TENSORS, read_config
 from paretune.config import to_json
 from paretune.errors import UsageError
 from paretune.ledger.compare import compare
-from paretune.ledger.sides import ledger_sides
+from paretune.ledger.entries import ledger_sides
 from paretune.ledger.text import provenance
-from paretune.measure.benched import check_version
 from paretune.methods import methods
 from paretune.show.columns import SCORES
+from paretune.timing.result import check_version
 from paretune.train.runfolder import RECORD, read_json
 
 

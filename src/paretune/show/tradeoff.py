@@ -11,7 +11,7 @@ from typing import Any
 from paretune.errors import UsageError
 from paretune.ledger.averages import CONFIDENCE
 from paretune.ledger.compare import Compared, Comparison
-from paretune.measure.figure import COLOURS, INK, PALE, STYLE, check_plot, save
+from paretune.show.figure import COLOURS, INK, PALE, STYLE, check_plot, save
 from paretune.show.frontier import frontier
 
 DISTANCES, DIRECTIONS = (9, 16, 25, 36, 50, 66), 16  # where a label may stand: points away, and at how many angles

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from paretune.catalogue import Recipe
 from paretune.errors import Diverged
-from paretune.plan import Recipe
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
 from paretune.train.trials import Setting, Split, Trial, trial

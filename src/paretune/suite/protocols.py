@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from paretune.catalogue import Recipe, Schedule
 from paretune.errors import unknown
-from paretune.plan import Recipe, Schedule
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 
 from paretune.ledger.results import Ledger, Result, key
 from paretune.methods import completed
-from paretune.suite.clock import Clock
-from paretune.suite.pair import Plan
+from paretune.suite.planning import Plan
+from paretune.suite.progress import Clock
 
 LEDGER = "ledger.jsonl"
 

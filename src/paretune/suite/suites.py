@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paretune.data.offline import OFFLINE, offline_parts
 from paretune.data.vtab import VTAB, vtab_task
+from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.errors import UsageError, unknown
 from paretune.train.runfolder import read_json
 
-PARTS = ("train800", "val200", "train800val200", "test")
 GROUPS = "suite.json"
 
 

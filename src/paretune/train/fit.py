@@ -10,12 +10,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 
+from paretune.catalogue import Schedule
 from paretune.checkpoint import described, fingerprint, save, split
 from paretune.config import choice_problems
 from paretune.core.model import Adapted
 from paretune.errors import UsageError, refuse, unknown
-from paretune.measure.machine import environment
-from paretune.plan import Schedule
+from paretune.machine import environment
 from paretune.train import tasks
 from paretune.train.device import pick_device
 from paretune.train.log import Log

@@ -111,7 +111,7 @@ def completed(settings: dict) -> dict:
     if "schedule" not in settings:
         return settings
     from paretune import methods  # here, because whoever only reads a record need not wait for timm
-    from paretune.plan import Schedule
+    from paretune.catalogue import Schedule
 
     settings = methods.completed(settings) if "adapters" in settings else settings
     return {**settings, "schedule": {**asdict(Schedule()), **settings["schedule"]}}

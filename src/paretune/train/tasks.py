@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from paretune.catalogue import Schedule
 from paretune.core.reduction import widened
 from paretune.core.units import units_of
 from paretune.data.task import Task
 from paretune.errors import UsageError
-from paretune.plan import Schedule
 from paretune.train.metrics import Scores, class_scores, label_scores, number_scores
 
 PLAIN: Task = "multiclass"  # of models and data sets that do not say

@@ -13,9 +13,9 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from paretune.catalogue import Schedule
 from paretune.core.model import Adapted
 from paretune.errors import Diverged
-from paretune.plan import Schedule
 from paretune.train import tasks
 from paretune.train.evaluate import score
 from paretune.train.log import Log

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from paretune.catalogue import Schedule
 from paretune.checkpoint import load
 from paretune.config import to_json
 from paretune.core.model import Adapted
 from paretune.data.opening import open_splits
 from paretune.data.transforms import evaluation, framing, training
 from paretune.errors import UsageError
-from paretune.plan import Schedule, adapt
+from paretune.plan import adapt
 from paretune.train.evaluate import evaluate
 from paretune.train.fit import fit
 from paretune.train.runfolder import completed, differences, read_json, write_json

@@ -1,0 +1,157 @@
+"""Named settings to start from: how to train, and the recipes that join adapters, a reducer and a schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
+from paretune.errors import unknown
+from paretune.reducers import FPET, DynamicViT, EViT, ToMe
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train: AdamW on the trained tensors, linear warm-up, cosine."""
+
+    epochs: int = 100
+    """passes over the training images"""
+    batch_size: int = 64
+    """images per update"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    weight_decay: float = 1e-4
+    """on every trained tensor"""
+    warmup_epochs: float = 10
+    """epochs of linear warm-up"""
+    warmup_lr: float = 1e-6
+    """learning rate at the start"""
+    min_lr: float = 1e-5
+    """learning rate at the end"""
+    drop_path: float = 0.0
+    """stochastic depth of the backbone, growing linearly to this rate at the last block"""
+    label_smoothing: float = 0.0
+    """label smoothing of the cross-entropy"""
+    augment: Literal["none", "flip", "crop"] = "none"
+    """training images: resized only, flipped too, or random crops flipped"""
+    class_weights: Literal["none", "auto"] = "none"
+    """auto weighs rare classes or labels up: a class by images / (classes * its images), the positives of a label by
+    negatives / positives, from 0.01 to 100"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named setting: adapters x reducer x schedule."""
+
+    name: str
+    about: str
+    adapters: tuple[Any, ...] = ()
+    reducer: Any = None
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+# The papers' positions are shares of the depth, blocks 3, 6, 9 and 6 of 12, so the recipes fit ViT-L too.
+# The papers' VTAB settings: AdamW 1e-3, weight decay 1e-4, 100 epochs of which 10 warm-up, batch 64, no augmentation.
+# FPET's code trains with stochastic depth 0.1 and feeds images without mean and std; paretune keeps the backbone's own
+# normalisation, which is what the weights were made for.
+_DROP_PATH = Schedule(drop_path=0.1)
+# Complete data sets (Sparse-Tuning on CIFAR-100, SVHN and Food-101). Its learning rate and batch are not published.
+_FULL_DATA = Schedule(warmup_epochs=20, warmup_lr=0.0, min_lr=0.0, weight_decay=0.0, augment="crop")
+_ALL = (
+    Recipe(
+        "sparse-tuning",
+        "Dense Adapters of width 32 + EViT keep 0.7 in blocks 3, 6, 9 of 12 (Sparse-Tuning)",
+        (DenseAdapter(width=32),),
+        EViT(keep=0.7),
+    ),
+    Recipe(
+        "sparse-tuning-full-data",
+        "the same with random crops and long warm-up, its setting for complete data sets",
+        (DenseAdapter(width=32),),
+        EViT(keep=0.7),
+        _FULL_DATA,
+    ),
+    Recipe(
+        "sparse-tuning-vtab",
+        "the same at width 8, its setting for 1,000 images (VTAB-1K)",
+        (DenseAdapter(width=8),),
+        EViT(keep=0.7),
+    ),
+    Recipe(
+        "sparse-tuning-tome",
+        "Dense Adapters of width 8 + ToMe r=16, 10 of 196 patches are left",
+        (DenseAdapter(width=8),),
+        ToMe(r=16),
+    ),
+    Recipe(
+        "sparse-tuning-dynamicvit",
+        "Dense Adapters of width 32 + DynamicViT keep 0.7 in blocks 3, 6, 9 of 12 (Sparse-Tuning, Table IV)",
+        (DenseAdapter(width=32),),
+        DynamicViT(keep=0.7),
+    ),
+    Recipe(
+        "dynamicvit-adaptformer",
+        "AdaptFormer of width 8 + DynamicViT keep 0.7 in blocks 3, 6, 9 of 12 (Sparse-Tuning, Table IV)",
+        (AdaptFormer(width=8, bias=True),),
+        DynamicViT(keep=0.7),
+    ),
+    Recipe(
+        "evit-adaptformer",
+        "AdaptFormer of width 8 + EViT keep 0.7 in blocks 3, 6, 9 of 12 (Sparse-Tuning, Table IV)",
+        (AdaptFormer(width=8),),
+        EViT(keep=0.7),
+        _DROP_PATH,
+    ),
+    Recipe(
+        "tome-lora",
+        "LoRA rank 8 on q and v + ToMe, a twentieth of the patches in every block (FPET, Table 1: 8 of 196)",
+        (LoRA(rank=8),),
+        ToMe(r=0.05),
+        _DROP_PATH,
+    ),
+    Recipe("fpet-lora", "LoRA rank 8 on q and v + FPET in block 6 of 12", (LoRA(rank=8),), FPET(), _DROP_PATH),
+    Recipe(
+        "fpet-adaptformer",
+        "AdaptFormer of width 8 + FPET in block 6 of 12",
+        (AdaptFormer(width=8),),
+        FPET(),
+        _DROP_PATH,
+    ),
+    Recipe("lora", "LoRA rank 8 on q and v, all tokens", (LoRA(rank=8),), None, _DROP_PATH),
+    Recipe("adaptformer", "AdaptFormer of width 8, all tokens", (AdaptFormer(width=8),), None, _DROP_PATH),
+    Recipe("fpet-repadapter", "RepAdapter of rank 8 + FPET in block 6 of 12", (RepAdapter(),), FPET(), _DROP_PATH),
+    Recipe("repadapter", "RepAdapter of rank 8, all tokens", (RepAdapter(),), None, _DROP_PATH),
+    Recipe(
+        "fpet-bi-lora",
+        "LoRA rank 32 on q and v, 1 bit a weight + FPET in block 6 of 12",
+        (LoRA(rank=32, bits=1),),
+        FPET(),
+        _DROP_PATH,
+    ),
+    Recipe("bi-lora", "LoRA rank 32 on q and v, 1 bit a weight", (LoRA(rank=32, bits=1),), None, _DROP_PATH),
+    Recipe(
+        "fpet-bi-adaptformer",
+        "AdaptFormer of width 32, 1 bit a weight + FPET in block 6 of 12",
+        (AdaptFormer(width=32, bits=1),),
+        FPET(),
+        _DROP_PATH,
+    ),
+    Recipe(
+        "bi-adaptformer", "AdaptFormer of width 32, 1 bit a weight", (AdaptFormer(width=32, bits=1),), None, _DROP_PATH
+    ),
+    Recipe("linear", "only the head trains"),
+    Recipe("full", "everything trains", (Full(),), None, Schedule(lr=1e-4, drop_path=0.1)),
+)
+RECIPES = {one.name: one for one in _ALL}
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name. Raises UsageError for an unknown one, with suggestions."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, list(RECIPES))
+    return RECIPES[name]
+
+
+def recipes() -> list[str]:
+    """The names of all recipes."""
+    return list(RECIPES)

@@ -1,0 +1,1 @@
+"""Pictures that paretune draws: the offline suite and the demo's digits."""

@@ -1,0 +1,39 @@
+"""The demo's data sets: handwritten digits in drawn clutter, to train on, to choose by, and to test with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from paretune.data.arrays import ImageArrays
+from paretune.drawn.digits import digits
+from paretune.errors import UsageError
+
+TRAIN, VALIDATE, TEST = 800, 200, 797
+
+
+def digit_sets(seed: int) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
+    """Training, validation and test set; the classes are in equal proportion in each."""
+    images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
+    classes = tuple(str(digit) for digit in range(10))
+    known = ImageArrays(images, labels, classes, name="digits")
+    test = ImageArrays(test_images, test_labels, classes, name="digits, test")
+    return known.part(slice(TRAIN), "digits, train"), known.part(slice(TRAIN, None), "digits, validate"), test
+
+
+def write_digits(folder: str | Path, seed: int = 0) -> dict[str, int]:
+    """The images as PNGs in train/ and test/ of a new folder, one sub-folder per digit; returns their counts.
+
+    Raises UsageError if the folder holds anything.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is already there and not an empty folder: name a new one for the images")
+    images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
+    for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
+        for label in range(10):
+            (folder / part / str(label)).mkdir(parents=True)
+        for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
+            Image.fromarray(picture).save(folder / part / str(label) / f"{i:04}.png")
+    return {"train": len(labels), "test": len(test_labels)}

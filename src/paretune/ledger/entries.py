@@ -1,0 +1,162 @@
+"""What is compared: recipes of ledgers and rows of published tables, in one form.
+
+runs/ledger.jsonl              all recipes of a ledger
+runs/ledger.jsonl:lora         one of them
+published:fpet-2               all rows of a published table of VTAB-1K, see papers/vtab_rows.py
+published:fpet-2:FPET-LoRA     one of them; the table may be left out where only one has the row
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from paretune.errors import UsageError, unknown
+from paretune.ledger.averages import Scores
+from paretune.ledger.results import Ledger, Result, weights
+
+PUBLISHED = "published:"
+Terms = dict[str, frozenset[str]]  # {path: the values, as JSON, that the rows of a side have there}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One recipe with its scores.
+
+    name: as the table calls it; recipe, origin: as its source calls it, and the file or published table it is from
+    scores {task: {seed: share}}; groups {task: group}
+    terms: all that must be equal for scores to be comparable; a path that is missing is not stated
+    trained: parameters without the head; macs of an image and tokens in the last block, None where not stated
+    results: the rows of the ledger; printed: the mean as a paper prints it, and which kind of mean that is
+    """
+
+    name: str
+    recipe: str
+    origin: str
+    scores: Scores
+    groups: dict[str, str]
+    terms: Terms
+    trained: int | None
+    macs: int | None
+    tokens: int | None
+    results: tuple[Result, ...] = ()
+    printed: tuple[str, str] | None = None
+
+
+def read_sides(arguments: Sequence[str], published: Callable[[str], list[Side]]) -> list[Side]:
+    """The sides that the arguments name, in their order, told apart by their names.
+
+    published: gives the sides of "TABLE", "TABLE:ROW" or "ROW" of the papers, as `papers.vtab_rows.published_sides`.
+    Raises UsageError for a file, recipe or published row that is not there, and for a side that is named twice.
+    """
+    sides = [side for argument in arguments for side in _read(argument, published)]
+    places = [(side.origin, side.recipe) for side in sides]
+    if twice := [place for i, place in enumerate(places) if place in places[:i]]:
+        raise UsageError(f"{twice[0][1]} of {twice[0][0]} is named twice: name everything once")
+    recipes = [side.recipe for side in sides]
+    return [
+        replace(side, name=f"{side.recipe} ({side.origin})") if recipes.count(side.recipe) > 1 else side
+        for side in sides
+    ]
+
+
+def _read(argument: str, published: Callable[[str], list[Side]]) -> list[Side]:
+    if argument.startswith(PUBLISHED):
+        return published(argument.removeprefix(PUBLISHED))
+    if Path(argument).is_file():
+        return ledger_sides(argument)
+    file, _, recipe = argument.rpartition(":")
+    if not Path(file).is_file():
+        raise UsageError(
+            f"there is no ledger '{argument}': give FILE or FILE:RECIPE, a ledger.jsonl as `paretune suite` writes it, "
+            f"or {PUBLISHED}TABLE:ROW"
+        )
+    sides = {side.recipe: side for side in ledger_sides(file)}
+    if recipe not in sides:
+        raise unknown(f"recipe of {file}", recipe, list(sides))
+    return [sides[recipe]]
+
+
+def ledger_sides(path: str | Path) -> list[Side]:
+    """All recipes of a ledger in order of appearance. Raises UsageError if there is none."""
+    rows = Ledger(path).rows()
+    if not rows:
+        raise UsageError(f"{path} holds no results")
+    recipes = dict.fromkeys(row.recipe for row in rows)
+    return [_side(str(path), recipe, [row for row in rows if row.recipe == recipe]) for recipe in recipes]
+
+
+def _side(path: str, recipe: str, rows: list[Result]) -> Side:
+    scores: dict[str, dict[int | None, float]] = {}
+    places: dict[tuple[str, int], Result] = {}
+    for row in rows:
+        if (first := places.setdefault((row.task, row.seed), row)) is not row:
+            raise UsageError(_two_answers(path, first, row))
+        scores.setdefault(row.task, {})[row.seed] = row.test
+    return Side(
+        name=recipe,
+        recipe=recipe,
+        origin=path,
+        scores=scores,
+        groups={row.task: row.group for row in rows},
+        terms=gathered(pair for row in rows for pair in _terms(row)),
+        trained=_mean(row.cost["trained_without_head"] for row in rows),
+        macs=_mean(row.cost["macs"] for row in rows),
+        tokens=_mean(row.cost["tokens_last"] for row in rows),
+        results=tuple(rows),
+    )
+
+
+def _two_answers(path: str, first: Result, second: Result) -> str:
+    one, other = ({**dict(_terms(row)), **dict(_settings(row))} for row in (first, second))
+    apart = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    return (
+        f"{path}: lines {first.line} and {second.line} are both {first.recipe} on {first.task} from seed {first.seed}, "
+        f"but differ in {', '.join(apart)}: keep them in a ledger each, or under a recipe name each"
+    )
+
+
+def _mean(values: Iterable[int]) -> int:
+    """Over tasks, whose heads differ."""
+    return round(fmean(values))
+
+
+def _terms(row: Result) -> Iterator[tuple[str, Any]]:
+    """Every path and value of a row that other rows must share; data and metric for each task by itself.
+
+    The grid is one value: whether all recipes share it, or it gives each recipe a grid of its own, two rows agree if
+    the protocol fixed the same one beforehand. The values that tuning then chose may differ.
+    """
+    yield "suite", row.suite
+    yield f"metric of {row.task}", row.metric
+    for name in ("train", "val", "test", "lossy"):
+        yield f"data.{name} of {row.task}", row.data[name]
+    yield from flat("backbone", weights(row.backbone))
+    yield from flat("protocol", {key: value for key, value in row.protocol.items() if key != "grid"})
+    yield "protocol.grid", row.protocol["grid"]
+
+
+def _settings(row: Result) -> Iterator[tuple[str, Any]]:
+    yield from flat("settings.adapters", dict(enumerate(row.settings["adapters"])))
+    yield "settings.reducer", row.settings["reducer"]
+
+
+def flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The paths and values of the leaves of nested objects; lists are leaves, and what is empty has none."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from flat(f"{path}.{key}", inner)
+    else:
+        yield path, value
+
+
+def gathered(pairs: Iterable[tuple[str, Any]]) -> Terms:
+    """All values of every path."""
+    found: dict[str, set[str]] = {}
+    for path, value in pairs:
+        found.setdefault(path, set()).add(json.dumps(value, sort_keys=True))
+    return {path: frozenset(values) for path, values in found.items()}

@@ -1,0 +1,76 @@
+"""The published tables of both papers, held against what paretune computes now."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from paretune.errors import UsageError
+from paretune.papers import tables as published
+from paretune.papers.computed import Workshop
+from paretune.papers.means import Mean, means
+from paretune.papers.tables import PrintedMean, PublishedTable
+from paretune.papers.verdict import ACCURACY, CANNOT, VERDICTS, Finding, judge
+from paretune.timing.result import check_version
+
+ROW = {"batch", "settings", "forward", "step", "memory"}  # of a bench file
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table with a finding for every number of it."""
+
+    key: str
+    title: str
+    arxiv: str
+    findings: tuple[Finding, ...]
+    means: tuple[Mean, ...]
+
+    def counts(self) -> dict[str, int]:
+        """How many findings have which verdict."""
+        return {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in VERDICTS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self) | {"counts": self.counts()}
+
+
+def tables() -> list[str]:
+    """The keys of all tables, such as "fpet-1"."""
+    return list(published.tables())
+
+
+def check(key: str, bench: dict[str, Any] | None = None, workshop: Workshop | None = None) -> Checked:
+    """Hold a table against what paretune computes now.
+
+    bench: the JSON of `paretune bench`, for ratios of times; workshop: keeps what is computed for further tables.
+    Raises UsageError for an unknown table.
+    """
+    return check_table(published.table(key), bench, workshop or Workshop())
+
+
+def check_table(table: PublishedTable, bench: dict[str, Any] | None, workshop: Workshop) -> Checked:
+    """See `check`."""
+    found = [judge(number, table.heads, bench, workshop) for number in table.numbers]
+    found += [_accuracy(mean) for mean in table.means]
+    return Checked(table.key, table.title, table.arxiv, tuple(found), tuple(map(means, table.means)))
+
+
+def _accuracy(mean: PrintedMean) -> Finding:
+    why = f"Needs the weights and the data ({mean.label})."
+    return Finding(mean.row, mean.label, ACCURACY, "", f"{mean.printed} %", "", "", CANNOT, "", why)
+
+
+def read_bench(path: Path) -> dict[str, Any]:
+    """The JSON that `paretune bench --json` wrote. Raises UsageError if the file is something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(f"'{path}' is not JSON; pass a file that `paretune bench --json` wrote") from error
+    rows = found.get("rows") if isinstance(found, dict) and found.get("kind") == "bench" else None
+    if not rows or not all(row.keys() >= ROW for row in rows) or "model" not in found or "machine" not in found:
+        raise UsageError(f"'{path}' was not written by `paretune bench --json`, or measured nothing")
+    check_version(path, found)
+    return found

@@ -1,0 +1,148 @@
+"""Our side of the published tables, computed now: the same quantity, read in each of the ways in which papers count.
+
+    parameters   without the head, with one of the table's heads, or weights only
+    MACs         plain, as `cost` counts; leaves folded; LayerNorm x5 per number, as fvcore counts; merge as matrix
+                 product, as a reducer may do it in training
+    memory       what autograd saves for the backward, alone or with weights, gradients and AdamW
+    time         only from a file of `paretune bench`
+
+Memory and time are for ratios of two rows. No reading knows a method: folded leaves, products and norms are what the
+ledger of the forward says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import product
+from typing import Any, NamedTuple
+
+from paretune.core import anatomy
+from paretune.core.model import Adapted
+from paretune.measure.counting import Tally, dry_run
+from paretune.measure.fake_memory import saved_bytes
+from paretune.measure.growth import weightless
+from paretune.measure.memory import tensor_bytes
+from paretune.methods import methods
+from paretune.papers.tables import Setting
+
+CLASSES = 100
+WEIGHTS_ONLY = "weights only, without head and biases"
+NORM_COST = 5  # fvcore's multiply-accumulates per number that goes through a LayerNorm
+
+
+class MacReading(NamedTuple):
+    """A way to count multiply-accumulates."""
+
+    products: bool
+    folded: bool
+    normed: bool
+
+    def __str__(self) -> str:
+        parts = ("merge as matrix product", "leaves folded", f"LayerNorm x{NORM_COST}")
+        return ", ".join(name for name, on in zip(parts, self, strict=True) if on) or "plain"
+
+
+MAC_READINGS = tuple(MacReading(*on) for on in product((False, True), repeat=3))  # the plainest first
+
+
+class Workshop:
+    """Builds every setting once, and remembers what was counted of it."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Adapted] = {}
+        self.tallies: dict[tuple[str, bool], Tally] = {}
+        self.saved: dict[tuple[str, int], int] = {}
+
+    def model(self, setting: Setting) -> Adapted:
+        """The setting without weights, with a head of 100 classes. Raises UsageError if it cannot be built."""
+        if setting.key() not in self.models:
+            self.models[setting.key()] = _built(setting)
+        return self.models[setting.key()]
+
+    def parameters(self, setting: Setting, heads: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Fraction]]:
+        """Trained parameters, reading by reading."""
+        model = self.model(setting)
+        in_head = {id(p) for head in anatomy.classifiers(model.backbone) for p in head.parameters()}
+        body = [p for p in model.parameters() if p.requires_grad and id(p) not in in_head]
+        count = sum(p.numel() for p in body)
+        yield "without the head", Fraction(count)
+        head = sum(p.numel() for p in model.parameters() if id(p) in in_head)
+        for name, classes in heads.items():
+            yield f"with {name}", count + Fraction(head, CLASSES) * Fraction(sum(classes), len(classes))
+        yield WEIGHTS_ONLY, Fraction(sum(p.numel() for p in body if p.dim() > 1))
+
+    def macs(self, setting: Setting, reading: MacReading) -> int:
+        """Multiply-accumulates of one image."""
+        tally = self.tally(setting, reading.products)
+        folded = sum(count for place, count in tally.macs.items() if place.part == "leaves")
+        return tally.total - reading.folded * folded + reading.normed * NORM_COST * tally.normed
+
+    def tally(self, setting: Setting, training: bool) -> Tally:
+        """The ledger of a forward."""
+        if (setting.key(), training) not in self.tallies:
+            model = self.model(setting)
+            size = tuple(model.preprocessing["input_size"][1:])
+            self.tallies[setting.key(), training] = dry_run(model, size, training=training)
+        return self.tallies[setting.key(), training]
+
+    def memory(self, setting: Setting, batch: int) -> dict[str, int]:
+        """Bytes of a training step of a batch, reading by reading."""
+        model, saved = self.model(setting), self.saved_bytes(setting, batch)
+        trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        held = tensor_bytes(model) + 3 * trained  # the gradient and AdamW's two moments
+        return {
+            f"saved for the backward, batch {batch}": saved,
+            f"saved for the backward, weights, gradients and AdamW, batch {batch}": saved + held,
+        }
+
+    def saved_bytes(self, setting: Setting, batch: int) -> int:
+        """Bytes that autograd saves in a training forward."""
+        if (setting.key(), batch) not in self.saved:
+            self.saved[setting.key(), batch] = saved_bytes(self.model(setting), batch)
+        return self.saved[setting.key(), batch]
+
+    def timed(
+        self, bench: dict[str, Any], one: Setting, other: Setting, quantity: str, batch: int | None
+    ) -> tuple[str, Fraction] | None:
+        """What a file of `paretune bench` measured for one setting over what it measured for another, and where.
+
+        batch: the one to take if it is there, or else the largest. None if the file has not both.
+        """
+        if {one.backbone, other.backbone} != {bench["model"].partition(".")[0]}:
+            return None
+        for size in sorted({row["batch"] for row in bench["rows"]}, key=lambda size: (size != batch, -size)):
+            rows = [row for row in bench["rows"] if row["batch"] == size]
+            figures = [self._measured(rows, setting, quantity) for setting in (one, other)]
+            if all(figures):
+                over = Fraction(figures[0]) / Fraction(figures[1])
+                how = ", leaves folded" if bench.get("merged") else ""
+                where = f"measured on {bench['machine']['name']}, batch {size}{how}"
+                return where, 1 / over if quantity == "throughput" else over
+        return None
+
+    def _measured(self, rows: list[dict], setting: Setting, quantity: str) -> float | None:
+        """The figure of the first row that ran this setting and has one."""
+        figures = (_figure(row, quantity) for row in rows if self._ran(row, setting))
+        return next((figure for figure in figures if figure is not None), None)
+
+    def _ran(self, row: dict, setting: Setting) -> bool:
+        """Whether a row of the file ran this setting; timm's own row, which has no settings, trains everything."""
+        if row["settings"] is None:
+            model = self.model(setting)
+            return model.reducer is None and all(p.requires_grad for p in model.parameters())
+        ran = methods(row["settings"]["adapters"], row["settings"]["reducer"])
+        return ran == methods(setting.adapters, setting.reducer)
+
+
+def _built(setting: Setting) -> Adapted:
+    adapters, reducer = methods(setting.adapters, setting.reducer)
+    return weightless(setting.backbone, adapters, reducer, CLASSES)
+
+
+def _figure(row: dict, quantity: str) -> float | None:
+    """Seconds of a batch, or bytes."""
+    parts = {"inference time": "forward", "throughput": "forward", "training time": "step"}
+    if quantity in parts:
+        return row[parts[quantity]] and row[parts[quantity]]["median"]
+    return row["memory"]["cuda_peak_step" if quantity == "training memory" else "cuda_peak_forward"]

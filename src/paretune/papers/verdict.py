@@ -1,0 +1,202 @@
+"""Verdicts on printed numbers: reproduced, differs, or cannot be reproduced.
+
+    reproduced              one of the readings rounds to the printed digits; the reading is named
+    differs                 none does; the nearest is shown, with the difference
+    cannot be reproduced    a method that paretune lacks, or seconds and bytes of a machine that is not here
+
+Memory and time are never compared as such, only the ratio of two rows of one table; it is reproduced if it is within
+5 % of the printed one, because machines differ more than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from paretune.errors import UsageError
+from paretune.methods import absent
+from paretune.papers.computed import MAC_READINGS, WEIGHTS_ONLY, Workshop
+from paretune.papers.tables import MEASURED, UNITS, Printed, decimals, spread
+
+REPRODUCED, DIFFERS, CANNOT = "reproduced", "differs", "cannot be reproduced"
+VERDICTS = (REPRODUCED, DIFFERS, CANNOT)
+ACCURACY = "accuracy"  # the quantity that is never computed here
+TOLERANCE = Fraction(5, 100)  # of a ratio of memories or times
+BATCH = 64  # of memory where the paper does not say
+ON_THEIR_GPU = {
+    "inference memory": "GB on their GPU; pass --bench with a file measured on a GPU to compare ratios",
+    "training time": "seconds on their GPU; pass --bench to compare ratios",
+    "inference time": "seconds on their GPU; pass --bench to compare ratios",
+    "throughput": "images/s on their GPU; pass --bench to compare ratios",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A printed number, our side of it, and the verdict.
+
+    column: as printed; to: the row that it is a ratio or a difference to, if it is one
+    printed, ours, difference: as they are shown, with units; how: the reading; why: the reason for what is not
+    reproduced, and what is wrong with the printed number itself
+    """
+
+    row: str
+    column: str
+    quantity: str
+    to: str
+    printed: str
+    ours: str
+    difference: str
+    verdict: str
+    how: str
+    why: str
+
+
+def judge(
+    number: Printed, heads: dict[str, tuple[int, ...]], bench: dict[str, Any] | None, workshop: Workshop
+) -> Finding:
+    """The verdict on one printed number."""
+    if number.setting is None:
+        return _cannot(number, number.reason)
+    if missing := absent(number.setting.adapters, number.setting.reducer):
+        return _cannot(number, f"paretune has no {' and no '.join(missing)}")
+    try:
+        if number.quantity in MEASURED:
+            return _judge_ratio(number, bench, workshop)
+        if number.quantity == "parameters":
+            return _judge_count(number, workshop.parameters(number.setting, heads))
+        if number.against is not None:
+            return _judge_change(number, workshop)
+        return _judge_count(number, _macs(number, workshop))
+    except UsageError as error:
+        return _cannot(number, str(error))
+
+
+def _macs(number: Printed, workshop: Workshop) -> Iterator[tuple[str, Fraction]]:
+    for reading in MAC_READINGS:
+        yield str(reading), Fraction(workshop.macs(number.setting, reading))
+
+
+def _judge_count(number: Printed, readings: Iterable[tuple[str, Fraction]]) -> Finding:
+    scaled = ((name, count / UNITS[number.unit]) for name, count in readings)
+    how, ours, fits = best(number.value, scaled)
+    return _found(number, f"{number.value} {number.unit}", how, ours, number.value, fits, number.unit)
+
+
+def _judge_change(number: Printed, workshop: Workshop) -> Finding:
+    """A difference of multiply-accumulates in percent, from our counts as they are or rounded as the paper rounds."""
+    readings = []
+    for reading in MAC_READINGS:
+        one, other = (
+            Fraction(workshop.macs(setting, reading), UNITS[number.unit])
+            for setting in (number.setting, number.against.setting)
+        )
+        digits = decimals(number.against.value)
+        readings.append((str(reading), 100 * (one / other - 1)))
+        readings.append((f"{reading}, from rounded counts", 100 * (round(one, digits) / round(other, digits) - 1)))
+    how, ours, fits = best(number.change, readings)
+    return _found(number, f"{number.change} %", how, ours, number.change, fits, "%")
+
+
+def best(printed: str, readings: Iterable[tuple[str, Fraction]]) -> tuple[str, Fraction, bool]:
+    """The first reading that rounds to the printed digits, or else the nearest: its name, its value, whether it fits.
+
+    Weights without biases are no count that anyone would give first, so they are never the nearest.
+    """
+    low, high = map(Fraction, spread(printed))
+    nearest = None
+    for name, value in readings:
+        if low <= value <= high:
+            return name, value, True
+        off = abs(value - Fraction(printed))
+        if name != WEIGHTS_ONLY and (nearest is None or off < abs(nearest[1] - Fraction(printed))):
+            nearest = name, value
+    return (*nearest, False)
+
+
+def _found(number: Printed, shown: str, how: str, ours: Fraction, printed: str, fits: bool, unit: str) -> Finding:
+    digits = decimals(printed) + 1
+    return Finding(
+        row=number.row,
+        column=number.column,
+        quantity=number.quantity,
+        to=_to(number),
+        printed=shown,
+        ours=f"{float(ours):.{digits}f} {unit}",
+        difference="" if fits else f"{float(ours - Fraction(printed)):+.{digits}f}",
+        verdict=REPRODUCED if fits else DIFFERS,
+        how=how,
+        why=_sentences(number.note, contradiction(number)),
+    )
+
+
+def _cannot(number: Printed, reason: str) -> Finding:
+    value = f"{number.value} {number.unit}" if number.value else ""
+    change = f"{number.change} %" if number.change else ""
+    shown = f"{value} ({change})" if value and change else value or change
+    why = _sentences(reason, number.note, contradiction(number))
+    return Finding(number.row, number.column, number.quantity, _to(number), shown, "", "", CANNOT, "", why)
+
+
+def _to(number: Printed) -> str:
+    return "" if number.against is None else number.against.row
+
+
+def _sentences(*parts: str) -> str:
+    return " ".join(f"{part.rstrip('.')}." for part in parts if part)
+
+
+def _judge_ratio(number: Printed, bench: dict[str, Any] | None, workshop: Workshop) -> Finding:
+    """A ratio of memories or times of two rows."""
+    if number.against is None:
+        return _cannot(number, "only ratios can be compared, and those of this table are to this row")
+    if number.against.setting is None:
+        return _cannot(number, number.against.reason)
+    printed = printed_ratio(number)
+    readings = _ratios(number, bench, workshop)
+    if not readings:
+        lacking = f"the bench file has no {number.quantity} of this row or of {number.against.row}"
+        return _cannot(number, ON_THEIR_GPU[number.quantity] if bench is None else lacking)
+    nearest = min(readings, key=lambda reading: abs(reading[1] - printed))
+    how, ours = next((reading for reading in readings if within(reading[1], printed)), nearest)
+    shown = f"{float(printed):.2f}"
+    return _found(number, f"{shown} x", how, ours, shown, within(ours, printed), "x")
+
+
+def _ratios(number: Printed, bench: dict[str, Any] | None, workshop: Workshop) -> list[tuple[str, Fraction]]:
+    """What this row takes over what the other one takes, reading by reading."""
+    settings = number.setting, number.against.setting
+    if bench is not None and (timed := workshop.timed(bench, *settings, number.quantity, number.batch)):
+        return [timed]
+    if number.quantity != "training memory":
+        return []
+    one, other = (workshop.memory(setting, number.batch or BATCH) for setting in settings)
+    return [(name, Fraction(one[name], other[name])) for name in one]
+
+
+def within(ours: Fraction, printed: Fraction) -> bool:
+    """Whether a ratio is as near to the printed one as machines are to each other."""
+    return abs(ours / printed - 1) <= TOLERANCE
+
+
+def printed_ratio(number: Printed) -> Fraction:
+    """What is printed, as a ratio to the row that it is held against."""
+    if number.change is not None:
+        return 1 + Fraction(number.change) / 100
+    base = Fraction(number.base or 0)
+    return (base + Fraction(number.value)) / (base + Fraction(number.against.value))
+
+
+def contradiction(number: Printed) -> str:
+    """A sentence where a printed change is not that of the two printed numbers, however these were rounded."""
+    if number.change is None or number.against is None or number.value is None:
+        return ""
+    (low, high), (from_low, from_high) = spread(number.value), spread(number.against.value)
+    least, greatest = spread(number.change)
+    if 100 * (low / from_high - 1) <= greatest and least <= 100 * (high / from_low - 1):
+        return ""
+    given = 100 * (Decimal(number.value) / Decimal(number.against.value) - 1)
+    return f"{number.change} % is printed, but {number.value} is {given:+.1f} % of {number.against.value}."

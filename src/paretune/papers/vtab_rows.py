@@ -1,0 +1,136 @@
+"""Rows of published VTAB-1K tables as sides of a comparison, and under which protocol their numbers came about.
+
+The papers' tables are collections: most of their rows are copied from the papers of these methods, and were trained by
+different codes under different protocols. What is said here comes from these papers and codes:
+
+    vpt        Jia et al. 2022 (arXiv:2203.12119): tuned on val200, last epoch, pictures as TFDS has them
+    noah       Zhang et al. 2022 (arXiv:2206.04673), petl-vit: Jie et al. 2022-2023 (arXiv:2207.07039, 2212.03145):
+               trained on all 1,000 images, best test accuracy over the epochs, pictures stored anew as JPEG
+    fpet       as petl-vit, but images are not normalised
+    ssf, dyt   the same, normalised as the backbone was; ssf's backbone is another one (AugReg)
+
+What a paper does not say is missing here, and is then told as not stated.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+from paretune.data.vtab import VTAB
+from paretune.errors import UsageError, unknown
+from paretune.ledger.entries import PUBLISHED, Side, Terms, flat, gathered
+from paretune.papers.means import means
+from paretune.papers.tables import UNITS, PrintedMean, PublishedTable, tables
+
+LABEL = "19 tasks"  # of the means that tables of VTAB-1K print
+ORIGINAL, AUGREG = "vit_base_patch16_224.orig_in21k", "vit_base_patch16_224.augreg_in21k"
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF, NOTHING = {"mean": [0.5] * 3, "std": [0.5] * 3}, {"mean": [0.0] * 3, "std": [1.0] * 3}
+ON_TEST = {"selection": "test", "epoch": "best on test", "test_used": "to choose the epoch", "train": "train800val200"}
+ON_VAL = {"selection": "val200", "epoch": "last", "test_used": "once", "train": "train800val200"}
+
+# The protocol by its name: the backbone, the normalisation, what chose, whether the pictures are lossy.
+PROTOCOLS: dict[str, tuple[str, dict | None, dict, str]] = {
+    "vpt": (ORIGINAL, IMAGENET, ON_VAL, "lossless"),
+    "noah": (ORIGINAL, IMAGENET, ON_TEST, "lossy"),
+    "petl-vit": (ORIGINAL, IMAGENET, ON_TEST, "lossy"),
+    "fpet": (ORIGINAL, NOTHING, ON_TEST, "lossy"),
+    "ssf": (AUGREG, HALF, ON_TEST, "lossy"),
+    "dyt": (ORIGINAL, HALF, ON_TEST, "lossy"),
+    "synqt": (ORIGINAL, IMAGENET, ON_TEST, "unknown"),
+    "sparse-tuning": (ORIGINAL, None, ON_TEST, "lossy"),
+    "not stated": (ORIGINAL, None, {}, "unknown"),
+}
+# Which protocol a row's numbers came about under, by the table and the row's name up to its first space or comma.
+ROWS = {
+    "fpet-2": {
+        "vpt": ("Full", "Linear", "VPT-Shallow", "VPT-Deep", "BitFit"),
+        "noah": ("NOAH",),
+        "petl-vit": ("FacT-TT", "RepAdapter", "Pruned"),
+        "ssf": ("SSF",),
+        "synqt": ("SynQT",),
+        "fpet": ("LoRA", "AdaptFormer", "Bi-LoRA", "Bi-AdaptFormer", "FPET-RepAdapter", "FPET-LoRA",
+                 "FPET-AdaptFormer", "FPET-Bi-LoRA", "FPET-Bi-AdaptFormer"),
+    },
+    "sparse-tuning-II": {
+        "vpt": ("Full", "Linear", "BitFit", "VPT"),
+        "noah": ("Adapter", "LoRA", "NOAH"),
+        "petl-vit": ("ConvPass", "AdaptFormer", "FacT"),
+        "ssf": ("SSF",),
+        "synqt": ("SynQT",),
+        "dyt": ("DyT",),
+        "sparse-tuning": ("Sparse-Tuning",),
+        "not stated": ("Res-Tuning", "PYRA"),
+    },
+}  # fmt: skip
+
+
+def published_sides(name: str) -> list[Side]:
+    """The sides of TABLE, of TABLE:ROW, or of ROW where one table alone has it.
+
+    Raises UsageError for a name that is not there, that several tables have, or whose numbers are lost.
+    """
+    known = _known()
+    if (key := {table.lower(): table for table in ROWS}.get(name.lower())) is not None:
+        return [_side(table, mean) for table, mean in known.values() if table.key == key and mean.of is not None]
+    fits = [place for place in known if name.lower() in (place.lower(), place.lower().partition(":")[2])]
+    if not fits:
+        raise unknown("published row", name, [*known, *ROWS])
+    if len(fits) > 1:
+        raise UsageError(f"'{name}' is a row of several tables: say {' or '.join(PUBLISHED + place for place in fits)}")
+    table, mean = known[fits[0]]
+    if mean.of is None:
+        raise UsageError(f"{fits[0]} cannot be compared: {mean.reason}")
+    return [_side(table, mean)]
+
+
+def _known() -> dict[str, tuple[PublishedTable, PrintedMean]]:
+    """Every row by "TABLE:ROW", the numbers of its references left out."""
+    rows = ((table, mean) for key in ROWS for table in [tables()[key]] for mean in table.means if mean.label == LABEL)
+    return {f"{table.key}:{_named(mean)}": (table, mean) for table, mean in rows}
+
+
+def _named(mean: PrintedMean) -> str:
+    """A row without its reference and commas: "DyT [33], r = 0.7" is "DyT r=0.7"."""
+    return re.sub(r" \[\d+\]", "", mean.row).replace(",", "").replace(" = ", "=")
+
+
+def _side(table: PublishedTable, mean: PrintedMean) -> Side:
+    scores = {task: {None: share / 100} for task, share in zip(VTAB, mean.of, strict=True)}
+    return Side(
+        name=_named(mean),
+        recipe=_named(mean),
+        origin=PUBLISHED + table.key,
+        scores=scores,
+        groups={task: known.group for task, known in VTAB.items()},
+        terms=_terms(protocol_of(table.key, mean.row)),
+        trained=_count(table, mean.row, "parameters"),
+        macs=_count(table, mean.row, "MACs"),
+        tokens=None,
+        printed=(mean.printed, means(mean).which),
+    )
+
+
+def protocol_of(table: str, row: str) -> str:
+    """The name of the protocol of a row."""
+    first = re.split(r"[ ,]", row)[0]
+    (name,) = [name for name, rows in ROWS[table].items() if first in rows]
+    return name
+
+
+def _terms(protocol: str) -> Terms:
+    backbone, normalisation, choice, lossy = PROTOCOLS[protocol]
+    pairs: list[tuple[str, Any]] = [("suite", "vtab1k"), ("backbone.name", backbone)]
+    pairs += flat("backbone.normalisation", HALF)  # of both checkpoints
+    pairs += [("protocol.name", protocol), *flat("protocol", choice)]
+    pairs += flat("protocol.preprocessing", normalisation) if normalisation else []
+    pairs += [(f"metric of {task}", "accuracy") for task in VTAB]
+    return gathered([*pairs, *((f"data.lossy of {task}", lossy) for task in VTAB)])
+
+
+def _count(table: PublishedTable, row: str, quantity: str) -> int | None:
+    """A number as printed, in units of one."""
+    found = [n for n in table.numbers if (n.row, n.quantity) == (row, quantity) and n.value is not None]
+    return int(Decimal(found[0].value) * UNITS[found[0].unit]) if found else None

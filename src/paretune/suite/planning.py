@@ -1,0 +1,197 @@
+"""A recipe on a task: which trainings it takes, in which order, and what the ledger says of them."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from statistics import fmean
+
+from paretune.backbone import create
+from paretune.catalogue import Recipe
+from paretune.checkpoint import fingerprint
+from paretune.config import to_json
+from paretune.core import anatomy
+from paretune.data.transforms import framing
+from paretune.errors import Diverged
+from paretune.ledger.results import KIND, VERSION
+from paretune.machine import environment
+from paretune.measure.cost import cost
+from paretune.plan import adapt
+from paretune.suite.jobs import Job
+from paretune.suite.protocols import Protocol
+from paretune.suite.suites import Suite
+from paretune.train.device import pick_device
+from paretune.train.trials import Trial
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be compared: recipes on the tasks of a suite, by a protocol, from seeds, on the backbone `model`.
+
+    checkpoint: a local file of the backbone's weights, instead of its pretrained ones
+    """
+
+    suite: Suite
+    recipes: tuple[Recipe, ...]
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    model: str
+    out: Path
+    device: str = "auto"
+    checkpoint: Path | None = None
+
+    def pairs(self) -> list[Pair]:
+        """All recipes on the first task, then on the second: a suite that is cut short has whole tasks."""
+        return [Pair(self, task, recipe) for task in self.suite.groups for recipe in self.recipes]
+
+    def check(self) -> None:
+        """Raise UsageError for a recipe that does not fit the backbone."""
+        for recipe in self.recipes:
+            adapt(self.model, recipe.adapters, recipe.reducer)
+
+    @cached_property
+    def origin(self) -> tuple[dict, dict]:
+        """The backbone's name with the fingerprint of all of its tensors; how it meets pictures under the protocol."""
+        module = create(self.model, self.checkpoint is None, self.checkpoint, {})
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+        own = framing(anatomy.preprocessing(module), self.protocol.schedule.augment)
+        backbone = {
+            "name": self.model,
+            "source": "pretrained" if self.checkpoint is None else "file",
+            "options": {},
+            "fingerprint": fingerprint(whole),
+            "normalisation": {"mean": list(own["mean"]), "std": list(own["std"])},
+        }
+        return backbone, own | self.protocol.preprocessing
+
+
+@dataclass
+class Pair:
+    """A recipe on a task: candidates compete, the winner is trained from every seed.
+
+    todo: the seeds that the ledger lacks; candidates: (learning rate, seed) -> score, None where it diverged; lr: the
+    chosen one
+    """
+
+    plan: Plan
+    task: str
+    recipe: Recipe
+    todo: list[int] = field(default_factory=list)
+    candidates: dict[tuple[float, int], float | None] = field(default_factory=dict)
+    lr: float | None = None
+
+    def first(self, have: set[int]) -> list[Job]:
+        """The jobs to begin with; `have`: seeds whose rows stand in the ledger."""
+        self.todo = [seed for seed in self.plan.seeds if seed not in have]
+        rates = self.plan.protocol.rates(self.recipe)
+        if not self.todo:
+            return []
+        if len(rates) == 1:
+            return self._chosen(rates[0])
+        return [self._job(lr, seed, test=False) for lr in rates for seed in self.plan.protocol.tuning_seeds]
+
+    def after(self, job: Job, trial: Trial | None) -> list[Job]:
+        """What a finished candidate makes possible. Raises Diverged if none of them has a score."""
+        if job.test:
+            return []
+        self.candidates[job.lr, job.seed] = None if trial is None else trial.val_accuracy
+        rates = self.plan.protocol.rates(self.recipe)
+        if len(self.candidates) < len(rates) * len(self.plan.protocol.tuning_seeds):
+            return []
+        scores = {lr: score for lr in rates if (score := self._score(lr)) is not None}
+        if not scores:
+            raise Diverged(f"{self.recipe.name} on {self.task}: diverged at every learning rate, {rates}")
+        return self._chosen(max(scores, key=lambda lr: (scores[lr], -lr)))
+
+    def _score(self, lr: float) -> float | None:
+        values = [value for (rate, _), value in self.candidates.items() if rate == lr]
+        return None if None in values else fmean(values)
+
+    def _chosen(self, lr: float) -> list[Job]:
+        self.lr = lr
+        return [self._job(lr, seed, test=True) for seed in self.todo]
+
+    def _job(self, lr: float, seed: int, test: bool) -> Job:
+        plan = self.plan
+        return Job(
+            plan.suite, self.task, self.recipe, plan.protocol, plan.model, lr, seed, test, plan.out, plan.device,
+            plan.checkpoint,
+        )  # fmt: skip
+
+    def most(self) -> int:
+        """How many jobs there can be."""
+        rates = len(self.plan.protocol.factors)
+        return len(self.todo) + (rates * len(self.plan.protocol.tuning_seeds) if rates > 1 and self.todo else 0)
+
+    def question(self, seed: int) -> dict:
+        """The part of a ledger's row that is known before training."""
+        plan, recipe = self.plan, self.recipe
+        parts = described(plan.suite, self.task)
+        used = {"train": plan.protocol.train, "val": plan.protocol.validate, "test": "test"}
+        backbone, preprocessing = plan.origin
+        return {
+            "suite": plan.suite.name,
+            "task": self.task,
+            "group": plan.suite.groups[self.task],
+            "recipe": recipe.name,
+            "seed": seed,
+            "settings": {
+                "adapters": [to_json(one) for one in recipe.adapters],
+                "reducer": None if recipe.reducer is None else to_json(recipe.reducer),
+            },
+            "backbone": backbone,
+            "protocol": {**plan.protocol.describe(), "preprocessing": preprocessing},
+            "data": {
+                **{name: parts[part]["hash"] for name, part in used.items()},
+                "images": {name: parts[part]["images"] for name, part in used.items()},
+                "lossy": parts["test"]["lossy"],
+            },
+        }
+
+    def row(self, trial: Trial) -> dict:
+        """What the ledger says of a finished seed."""
+        plan, asked = self.plan, self.question(trial.seed)
+        classes = described(plan.suite, self.task)["test"]["classes"]
+        counted = cost(adapt(plan.model, self.recipe.adapters, self.recipe.reducer, classes))
+        candidates = [{"lr": lr, "seed": seed, "val": val} for (lr, seed), val in sorted(self.candidates.items())]
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            **asked,
+            "settings": {**asked["settings"], "schedule": asdict(plan.protocol.schedule_at(self.lr))},
+            "metric": "accuracy",
+            "test": trial.accuracy,
+            "val": trial.val_accuracy,
+            "chosen": {"lr": self.lr},
+            "candidates": candidates,
+            "cost": {
+                "trained": counted.trained,
+                "trained_without_head": counted.trained_without_head,
+                "macs": counted.macs,
+                "tokens_last": counted.tokens[-1][1],
+            },
+            "seconds": trial.seconds,
+            "environment": environment(pick_device(plan.device)),
+            "date": datetime.date.today().isoformat(),
+        }
+
+
+def described(suite: Suite, task: str) -> dict[str, dict]:
+    """Of every part of a task: the hash of its content, how many images and which classes, whether lossy."""
+    return _described(suite.name, suite.root, task, tuple(suite.groups.items()))
+
+
+@cache
+def _described(name: str, root: Path | None, task: str, groups: tuple) -> dict[str, dict]:
+    parts = Suite(name, dict(groups), root).parts(task)
+    return {
+        part: {
+            "hash": images.content_hash(),
+            "images": len(images),
+            "classes": list(images.classes),
+            "lossy": images.lossy(),
+        }
+        for part, images in parts.items()
+    }

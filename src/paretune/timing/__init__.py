@@ -1,0 +1,1 @@
+"""Seconds and bytes, measured side by side."""

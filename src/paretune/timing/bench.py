@@ -1,0 +1,120 @@
+"""What methods really cost in time and memory: every contestant on one machine, in one process, in turns.
+
+        forward     warm-up of all, then rounds in which everyone runs every batch size once (timing/rounds.py)
+        step        the same with training steps, and the bytes that autograd saves (measure/memory.py)
+        resident    peak memory on a CPU, each number from a process of its own (timing/resident.py)
+
+timm's own forward with fused attention always takes part; nothing is called faster than a baseline that was not
+measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from paretune.catalogue import RECIPES, Recipe, recipe
+from paretune.errors import UsageError, refuse, unknown
+from paretune.timing import resident
+from paretune.timing.models import DTYPES, TIMM, Terms
+from paretune.timing.result import Bench
+from paretune.timing.session import Session
+from paretune.train.device import pick_device
+
+
+def bench(
+    model: str,
+    recipes: Sequence[str | Recipe],
+    batches: Sequence[int] = (1, 8, 32),
+    *,
+    image_size: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    compile: bool = False,
+    train: bool = False,
+    merge: bool = False,
+    baseline: str = TIMM,
+    rounds: int = 15,
+    warmup: int = 2,
+    threads: int | None = None,
+    rss: bool | None = None,
+    watch: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Bench:
+    """Measure recipes beside the plain backbone on this machine. Weights are random: time does not depend on them.
+
+    Args:
+        model: timm name, hf-hub id or paretune_tiny.
+        recipes: names, or Recipe objects with names of their own.
+        batches: batch sizes.
+        image_size: side of the square input; the backbone's own if not given.
+        dtype: float32, bfloat16 or float16; of weights and images in the forward, of autocast in the training step.
+        compile: torch.compile both; the time it takes is told apart.
+        train: time training steps too, and count what they save for the backward pass.
+        merge: fold leaves (LoRA...) into the backbone before the forward, as one would serve.
+        baseline: whom ratios refer to: timm, or a recipe that keeps all tokens; it takes part if it was not asked for.
+        rounds, warmup: timed and untimed runs of everyone.
+        threads: of torch, on a CPU; as they are if not given.
+        rss: measure the peak of the resident memory too (Linux, CPU); when training, if not given.
+        watch: called with (what is being measured, done, in all) before every measurement.
+
+    Ctrl-C ends the measurement: the result then has `complete` False and holds what was measured.
+    Raises UsageError for settings that cannot be, before anything is measured.
+    """
+    asked = _asked(recipes, baseline)
+    where = pick_device(device)
+    _check(batches, rounds, warmup, threads, dtype, where)
+    can = where.type == "cpu" and resident.SUPPORTED
+    if rss and not can:
+        raise UsageError("the peak of the resident memory can be measured on Linux and for a CPU only: leave rss out")
+    terms = Terms(model, image_size, where, dtype, merge, compile)
+    with _threads(threads):
+        session = Session(terms, asked, tuple(dict.fromkeys(batches)), rounds, warmup, watch)
+        complete = session.run(train, can and train if rss is None else rss)
+        return session.result(train, baseline, complete)
+
+
+def _asked(recipes: Sequence[str | Recipe], baseline: str) -> dict[str, Recipe | None]:
+    """The contestants by name; None is timm itself."""
+    found = [recipe(one) if isinstance(one, str) else one for one in recipes]
+    names = [one.name for one in found]
+    twice = sorted({name for name in names if names.count(name) > 1 or name == TIMM})
+    refuse([f"'{name}' is there already" for name in twice], "contestants need names of their own")
+    field = {TIMM: None, **{one.name: one for one in found}}
+    if baseline not in field:
+        if baseline not in RECIPES:
+            raise unknown("baseline", baseline, [TIMM, *(name for name in RECIPES if not _reduces(RECIPES[name]))])
+        field[baseline] = RECIPES[baseline]
+    if _reduces(field[baseline]):
+        raise UsageError(
+            f"baseline '{baseline}' reduces tokens: a ratio refers to a method that keeps all of them, such as {TIMM}"
+        )
+    return field
+
+
+def _reduces(one: Recipe | None) -> bool:
+    return one is not None and one.reducer is not None
+
+
+def _check(batches, rounds: int, warmup: int, threads: int | None, dtype: str, where: torch.device) -> None:
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, list(DTYPES))
+    counts = {"rounds": rounds, "warmup": warmup, "threads": 1 if threads is None else threads}
+    problems = [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]
+    problems += [f"batch={batch} must be at least 1" for batch in batches if batch < 1]
+    if not batches:
+        problems.append("there is no batch size")
+    if dtype == "float16" and where.type == "cpu":
+        problems.append("float16 needs a GPU: use bfloat16 or float32 on a CPU")
+    refuse(problems, "cannot measure")
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
