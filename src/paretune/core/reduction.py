@@ -227,7 +227,7 @@ def descending(scores: Tensor) -> Tensor:
     places = torch.arange(scores.shape[1], device=scores.device)
     one, other = scores[:, :, None], scores[:, None, :]
     earlier = places[None, :] < places[:, None]
-    rank = torch.where(earlier, other >= one, other > one).long().sum(-1)
+    rank = ((other > one) | ((other == one) & earlier)).long().sum(-1)
     return torch.zeros_like(rank).scatter(1, rank, places.expand_as(rank))
 
 

@@ -18,8 +18,8 @@ from paretune.core.attention import Look
 from paretune.core.method import Part
 from paretune.core.model import Adapted
 from paretune.core.tokens import Tokens
-from paretune.measure.memory import Saved
 from paretune.measure.counting import Place, Runner
+from paretune.measure.memory import Saved
 
 
 def saved_bytes(model: Adapted, images: int) -> int:

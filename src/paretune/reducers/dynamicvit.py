@@ -120,7 +120,7 @@ class DynamicViTReducer(Reducer):
         patches = tokens.x[:, tokens.prefix :]
         alive = torch.ones_like(patches[..., 0]) if tokens.size is None else tokens.size[:, tokens.prefix :]
         scores = self.predictors[stage](patches, alive)
-        return Mask.of(drawn(scores, alive)) if self.training else best(scores[..., 0], left)
+        return Mask.of(drawn(scores, alive)) if self.training else best(self.settled(scores[..., 0]), left)
 
     def forward(self, block: int, look: Look, tokens: Tokens) -> None:
         return None

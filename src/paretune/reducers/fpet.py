@@ -111,7 +111,7 @@ class FPETReducer(Reducer):
             keys = F.normalize(self.refine[turn](keys), dim=-1, eps=1e-6)
             leaving, staying = halves(tokens.grid, self.config.split, turn, keys.device)
             similarity = keys[:, leaving] @ keys[:, staying].transpose(1, 2)  # (B, |A|, |B|)
-        best = similarity.argmax(-1)
+        best = self.settled(similarity).argmax(-1)
         plan = {"n_in": tokens.patches, "keep": staying[None], "src": leaving[None]}
         if not (self.training and torch.is_grad_enabled()):
             return Merge(**plan, dst=best)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from paretune.core.attention import Look
 from paretune.core.method import Reducer, Shape
@@ -90,22 +91,22 @@ class ToMeReducer(Reducer):
         if isinstance(pairs, float):
             pairs = math.floor(round(pairs * tokens.patches, 9))
         r = min(pairs, tokens.patches // 2)
-        return match(look.metric().detach(), r, first=tokens.own_prefix % 2) if r else None
+        return self.match(look.metric().detach(), r, first=tokens.own_prefix % 2) if r else None
 
-
-def match(metric: torch.Tensor, r: int, first: int) -> Merge:
-    """Bipartite soft matching: metric (B, M, d); A starts at patch `first` (0 or 1), B at the other one."""
-    metric = F.normalize(metric, dim=-1, eps=1e-6)  # a key of zeros must not become NaN
-    patches = torch.arange(metric.shape[1], device=metric.device)[None]
-    a, b = patches[:, first::2], patches[:, 1 - first :: 2]
-    with full_precision(metric):
-        best, partner = (metric[:, first::2] @ metric[:, 1 - first :: 2].transpose(1, 2)).max(-1)
-    order = descending(best)
-    merging, staying = order[:, :r], order[:, r:].sort().values
-    a, b = (side.expand(best.shape[0], -1) for side in (a, b))
-    return Merge(
-        n_in=metric.shape[1],
-        keep=torch.cat([a.gather(1, staying), b], dim=1),
-        src=a.gather(1, merging),
-        dst=staying.shape[1] + partner.gather(1, merging),
-    )
+    def match(self, metric: Tensor, r: int, first: int) -> Merge:
+        """Bipartite soft matching: metric (B, M, d); A starts at patch `first` (0 or 1), B at the other one."""
+        metric = F.normalize(metric, dim=-1, eps=1e-6)  # a key of zeros must not become NaN
+        patches = torch.arange(metric.shape[1], device=metric.device)[None]
+        a, b = patches[:, first::2], patches[:, 1 - first :: 2]
+        with full_precision(metric):
+            similarity = metric[:, first::2] @ metric[:, 1 - first :: 2].transpose(1, 2)  # (B, |A|, |B|)
+            best, partner = self.settled(similarity).max(-1)
+        order = descending(best)
+        merging, staying = order[:, :r], order[:, r:].sort().values
+        a, b = (side.expand(best.shape[0], -1) for side in (a, b))
+        return Merge(
+            n_in=metric.shape[1],
+            keep=torch.cat([a.gather(1, staying), b], dim=1),
+            src=a.gather(1, merging),
+            dst=staying.shape[1] + partner.gather(1, merging),
+        )
