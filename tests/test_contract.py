@@ -28,8 +28,8 @@ SETTINGS = {
     pt.RepAdapter: pt.RepAdapter(rank=4, scale=0.5),
     pt.AdaptFormer: pt.AdaptFormer(width=16, scale=0.5, bias=True),
     pt.DenseAdapter: pt.DenseAdapter(width=16, scale=0.5, reads=(1, 3)),
-    pt.Adapter: pt.Adapter(width=(16, 0, 16, 16), scale=0.5, placing="both"),
-    pt.VPT: pt.VPT(prompts=(3, 0, 2, 1)),
+    pt.Adapter: pt.Adapter(width=16, scale=0.5, placing="both", blocks=(1, 0)),
+    pt.VPT: pt.VPT(prompts=(3, 2), blocks=(1, 0)),
     pt.Full: pt.Full(),
     pt.DynamicViT: pt.DynamicViT(keep=0.6, blocks=(0, 1)),
     pt.EViT: pt.EViT(keep=0.6, blocks=(0, 1)),
@@ -45,6 +45,7 @@ ROWS["several"] = (
     SETTINGS[pt.LoRA], SETTINGS[pt.RepAdapter], pt.LoRA(rank=1, at="q k v fc2"), SETTINGS[pt.AdaptFormer],
     SETTINGS[pt.DenseAdapter], pt.DenseAdapter(width=16, carry="output"),
     pt.DenseAdapter(width=16, reads=(2,), fuse="input"), pt.DenseAdapter(width=16, reads=(1, 3), fuse="output"),
+    SETTINGS[pt.Adapter],
 )  # fmt: skip
 ROWS["few bits"] = (pt.LoRA(rank=3, at="q v fc2", bits=1), pt.AdaptFormer(width=16, bits=4, blocks=(1, 0)))
 # A quantiser divides by the spread of the weights, so they cannot start at zero: this changes logits, by at most so

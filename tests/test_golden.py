@@ -1,4 +1,5 @@
-"""Against tensors computed with the official implementations of ToMe, EViT and FPET; ToMe also by trying all pairs."""
+"""Against tensors computed with the official implementations of ToMe, EViT, FPET, VPT and NOAH's Adapter; ToMe also by
+trying all pairs."""
 
 import json
 from pathlib import Path
@@ -27,10 +28,10 @@ class Golden:
     def __getitem__(self, key):
         return self.tensors[key]
 
-    def adapt(self, reducer):
+    def adapt(self, reducer=None, adapters=()):
         backbone = VisionTransformer(**json.loads(self.says["config"]))
         backbone.load_state_dict(self.weights)
-        return pt.adapt(backbone, [], reducer).eval()
+        return pt.adapt(backbone, list(adapters), reducer).eval()
 
     @torch.no_grad()
     def run(self, model):
@@ -55,8 +56,8 @@ def assert_close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["tome_r4", "evit_fuse", "fpet"])
-def test_without_a_reducer_the_official_logits_of_all_tokens_come_out(name):
+@pytest.mark.parametrize("name", ["tome_r4", "evit_fuse", "fpet", "vpt_deep", "vpt_shallow", "adapter_noah"])
+def test_without_a_method_the_official_logits_of_all_tokens_come_out(name):
     golden = Golden(name)
     assert_close(golden.run(golden.adapt(None)).logits, golden["logits_full"])
     assert (golden["logits_full"] - golden["logits"]).abs().max() > 1e-2  # reduction moves these logits by far more
@@ -199,3 +200,40 @@ def test_fpet_in_training_has_the_official_logits_too(fpet):
     logits = model.train().run(golden["images"]).logits
     assert logits.requires_grad
     assert_close(logits.detach(), golden["logits"])
+
+
+# ---------------------------------------------------------------------------------------------------- VPT and Adapter
+
+
+def filled(model, tensors):
+    """The model with its branch's tensors, all of them, set."""
+    model.branches[0].load_state_dict(tensors)
+    return model
+
+
+def test_deep_prompts_have_the_official_logits_and_tokens():
+    golden = Golden("vpt_deep")
+    model = golden.adapt(None, [pt.VPT(prompts=int(golden.says["prompts"]))])
+    prompts = golden["method.prompts"]
+    run = golden.run(filled(model, {f"prompts.{block}": rows for block, rows in enumerate(prompts)}))
+    assert_close(run.logits, golden["logits"])
+    assert_close(run.tokens.x, golden["tokens"])
+
+
+def test_shallow_prompts_have_the_official_logits_and_tokens():
+    golden = Golden("vpt_shallow")
+    model = golden.adapt(None, [pt.VPT(prompts=int(golden.says["prompts"]), deep=False)])
+    run = golden.run(filled(model, {"prompts.0": golden["method.prompts"]}))
+    assert_close(run.logits, golden["logits"])
+    assert_close(run.tokens.x, golden["tokens"])
+
+
+def test_the_adapter_behind_the_mlp_has_noahs_logits():
+    golden = Golden("adapter_noah")
+    official = {"down.weight": "A", "down.bias": "a", "up.weight": "B", "up.bias": "b"}
+    tensors = {
+        f"blocks.mlp.{block}.{ours}": golden[f"method.blocks.{block}.adapter.{theirs}"]
+        for block in range(3)
+        for ours, theirs in official.items()
+    }
+    assert_close(golden.run(filled(golden.adapt(None, [pt.Adapter(width=5)]), tensors)).logits, golden["logits"])

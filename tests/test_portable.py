@@ -1,0 +1,94 @@
+"""An adapted model means the same outside of torch: exported to ONNX with any batch size, ONNX Runtime gives its logits
+and lets the same patches go, also on pictures whose patches tie.
+"""
+
+import copy
+
+import onnxruntime
+import pytest
+import torch
+from anatomies import ANATOMIES
+from test_contract import CLASSES, COLUMNS, REST, ROWS, backbone, images, stirred
+from torch import nn
+
+import paretune as pt
+
+
+class Evidence(nn.Module):
+    """Images -> logits and the slot of every patch."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        run = self.model.run(images)
+        return run.logits, run.tokens.groups()
+
+
+def two_blocks(anatomy, adapters, reducer):
+    """A trained-looking model of two blocks."""
+    torch.manual_seed(0)
+    module = copy.deepcopy(backbone(anatomy))
+    module.blocks = module.blocks[:2]
+    return stirred(pt.adapt(module, adapters, reducer, CLASSES))
+
+
+def pictures(anatomy):
+    """Eight pictures: random ones, one colour, stripes of patches, two equal halves."""
+    width = ANATOMIES[anatomy].image_size[1]
+    x = images(anatomy, 8)
+    x[1], x[2] = 0.0, 0.7
+    x[3] = torch.arange(width).div(8, rounding_mode="floor").remainder(2)
+    x[4, :, :, width // 2 :] = x[4, :, :, : width - width // 2]
+    return x
+
+
+def as_onnx(model, example, path):
+    """The model as a file for ONNX Runtime, with a dynamic batch."""
+    batch = torch.export.Dim("batch", min=1)
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def check(anatomy, adapters, reducer, path):
+    """Assert that torch and ONNX Runtime agree at batches 1, 3 and 8."""
+    model, x = Evidence(two_blocks(anatomy, adapters, reducer)), pictures(anatomy)
+    session = as_onnx(model, x[:3], path)
+    for batch in (x[:1], x[1:2], x[:3], x):
+        with torch.no_grad():
+            logits, groups = model(batch)
+        found, slots = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        assert torch.equal(torch.from_numpy(slots), groups), f"other patches leave at batch {len(batch)}"
+        torch.testing.assert_close(torch.from_numpy(found), logits, rtol=1e-5, atol=1e-5)
+
+
+def turns(things):
+    """One of these for every backbone, in turn."""
+    names = list(things)
+    return [names[i % len(names)] for i in range(len(ANATOMIES))]
+
+
+# Every backbone once, with every row and every column of the contract's matrix among them.
+DIAGONAL = list(zip(ANATOMIES, turns(ROWS), turns(COLUMNS), strict=True))
+EVERY = [(anatomy, "LoRA", column) for anatomy in ANATOMIES for column in COLUMNS]
+EVERY += [("dinov3", row, column) for row in ROWS for column in COLUMNS]
+
+
+def test_the_diagonal_holds_every_method_and_every_backbone():
+    anatomies, rows, columns = map(set, zip(*DIAGONAL, strict=True))
+    assert (anatomies, rows, columns) == (set(ANATOMIES), set(ROWS), set(COLUMNS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("anatomy", "row", "column"), DIAGONAL)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_onnx_runtime_agrees_with_torch(anatomy, row, column, tmp_path):
+    check(anatomy, ROWS[row], COLUMNS[column], tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("anatomy", "row", "column"), [pytest.param(*one, marks=REST) for one in EVERY])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_so_it_does_for_every_reducer_and_every_adapter(anatomy, row, column, tmp_path):
+    check(anatomy, ROWS[row], COLUMNS[column], tmp_path / "model.onnx")
