@@ -93,7 +93,7 @@ class FactorLeaf(Leaf):
 
     def forward(self, layer, x):
         y = layer(x)
-        return y * (self.factor if y.dim() == 3 else self.factor[:, None, None])
+        return y * (self.factor[:, None, None] if y.dim() == 4 else self.factor)  # channels first in a convolution
 
     def fold(self, weight, bias):
         factor = self.factor.view(-1, *[1] * (weight.dim() - 1))
