@@ -98,7 +98,7 @@ def test_who_raises_is_told_and_leaves_while_the_others_go_on():
 
 def test_all_contestants_have_equal_weights_and_frozen_ones_share_their_memory():
     base = backbone(TERMS)
-    timm, lora = build(base, None), build(base, pt.recipe("lora"))
+    timm, lora = build(base, None), build(base, pt.recipe("lora").methods)
     held = {p.data_ptr() for p in base.parameters()}
     theirs = [p for p in lora.backbone.blocks.parameters() if not p.requires_grad]
     assert len(theirs) == len(list(base.blocks.parameters()))
@@ -144,7 +144,7 @@ def test_lent_moments_are_those_that_adamw_would_have_made_itself():
 
 
 def test_a_step_minimises_what_training_minimises():
-    model = build(backbone(TERMS), pt.recipe("fpet-lora"))
+    model = build(backbone(TERMS), pt.recipe("fpet-lora").methods)
     step = Step(model, False, pt.Schedule(lr=1e-2), TERMS)
     assert isinstance(step.objective, Objective)
     images, labels = torch.randn(4, 3, 32, 32), torch.randint(100, (4,))

@@ -67,7 +67,7 @@ def results(ledger):
 def test_every_recipe_is_tuned_on_val_and_tested_once_from_every_seed(plan, tmp_path, monkeypatch):
     tested, trained = [], []
     monkeypatch.setattr(trials, "evaluate", spy(trials.evaluate, tested, lambda model, data, device: len(data)))
-    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, sizes))
+    monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, sizes))
     ledger = Ledger(tmp_path / "ledger.jsonl")
     assert run_suite(plan, Here(work), ledger) == []
     rows = ledger.rows()
@@ -92,7 +92,7 @@ def test_what_was_found_is_not_looked_for_again(plan, tmp_path, monkeypatch):
     assert ledger.path.read_text() == before
     more = replace(plan, seeds=(0, 1, 2))
     trained = []
-    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, lambda *args, **kwargs: kwargs["seed"]))
+    monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, lambda *args, **kwargs: kwargs["seed"]))
     run_suite(more, Here(work), ledger)
     assert trained == [2] * 4
     assert len(ledger.rows()) == 12
@@ -112,7 +112,7 @@ def test_a_setting_that_a_method_gained_since_does_not_make_results_or_trainings
             del adapter["dropout"]
         file.write_text(json.dumps(trial))
     run_suite(plan, Here(lambda job: pytest.fail(f"ran {job} again")), ledger)
-    monkeypatch.setattr(trials, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(trials, "fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
     fresh = Ledger(tmp_path / "fresh.jsonl")
     assert run_suite(plan, Here(work), fresh) == []
     assert results(fresh) == results(ledger)
@@ -192,7 +192,7 @@ def test_a_ray_cluster_finds_what_one_process_finds(plan, tmp_path):
 @pytest.mark.parametrize("name", ["adapter-plus", "petl-vit", "fpet"])
 def test_a_protocol_for_vtab_trains_on_all_images(plan, tmp_path, monkeypatch, name):
     trained = []
-    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, seen))
+    monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, seen))
     short = replace(protocol(name).lasting(2), schedule=replace(protocol(name).schedule, epochs=2, warmup_epochs=1))
     plan = replace(plan, protocol=short, recipes=plan.recipes[:1], suite=plan.suite.only(["day"]), seeds=(0,))
     ledger = Ledger(tmp_path / "ledger.jsonl")

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from paretune.checkpoint import TENSORS, read_config
-from paretune.config import to_json
 from paretune.errors import UsageError
 from paretune.ledger.compare import compare
 from paretune.ledger.entries import ledger_sides
 from paretune.ledger.text import provenance
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.show.columns import SCORES
 from paretune.timing.result import check_version
 from paretune.train.runfolder import RECORD, read_json
@@ -260,10 +259,9 @@ def identity(model: str | None, image_size: list[int], settings: dict | None) ->
     if model is None or settings is None:
         return None
     try:
-        adapters, reducer = methods(settings["adapters"], settings["reducer"])
+        return json.dumps([model, list(image_size), Methods.from_json(settings).to_json()])
     except UsageError:  # a method that this paretune does not know
         return None
-    return json.dumps([model, list(image_size), [to_json(one) for one in adapters], reducer and to_json(reducer)])
 
 
 def named(data: dict) -> str:
