@@ -382,7 +382,7 @@ def test_ctrl_c_on_the_command_line_writes_the_json_and_exits_with_130(tmp_path)
     out = tmp_path / "bench.json"
     words = f"bench --model {TINY} --recipe lora --batch 1 --rounds 1000000 --device cpu --json {out}".split()
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background shell's children ignore Ctrl-C
-    code = "import sys; from paretune.measure import session; session.Session._tell_ = session.Session._tell\n"
+    code = "import sys; from paretune.timing import session; session.Session._tell_ = session.Session._tell\n"
     code += "def tell(self, what, key):\n    self._tell_(what, key)\n    self.done == 30 and print('go', flush=True)\n"
     code += "session.Session._tell = tell; from paretune.cli.main import run; run()"
     process = subprocess.Popen(
