@@ -20,7 +20,10 @@ METHODS = [name for name in FILES if name.startswith(("adapters/", "reducers/"))
 # The rooms by floors, the ground floor first. A room may import rooms of lower floors, and on its own floor those that
 # stand to the left of it.
 FLOORS = (
-    ("errors", "version", "machine", "config", "files", "core", "adapters", "reducers", "heads", "data", "drawn"),
+    (
+        *("errors", "version", "counts", "machine", "config", "files"),
+        *("core", "adapters", "reducers", "heads", "data", "drawn"),
+    ),
     ("methods", "catalogue", "backbone", "folding", "plan", "checkpoint"),
     ("measure",),
     ("train",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from paretune.counts import mac_unit
 from paretune.ledger.averages import CONFIDENCE, Estimate
 from paretune.ledger.compare import Compared, Comparison
 from paretune.ledger.remarks import machines, seeds
@@ -18,14 +19,14 @@ NAMED = ("name", "train", "selection", "grid", "epoch", "test_used", "schedule",
 def overview(found: Comparison) -> Table:
     """A row per recipe: cost, means of the groups, both means with intervals, differences to the baseline."""
     groups = list(dict.fromkeys(found.groups.values()))
-    unit, scale, digits = _unit(found)
-    header = ["recipe", "trained", unit, "tokens", *(groups if len(groups) > 1 else ())]
+    unit = mac_unit(row.side.macs for row in found.rows)
+    header = ["recipe", "trained", unit.name, "tokens", *(groups if len(groups) > 1 else ())]
     header += ["flat mean ± CI", "group mean ± CI"]
     if len(found.rows) > 1:
         header += [f"flat less {found.baseline}", f"group less {found.baseline}", "better/equal/worse"]
     rows = []
     for row in found.rows:
-        macs = NONE if row.side.macs is None else f"{row.side.macs / scale:.{digits}f}"
+        macs = NONE if row.side.macs is None else unit.write(row.side.macs)
         cells = [_name(row), _count(row.side.trained), macs, _count(row.side.tokens)]
         cells += [f"{100 * row.means.groups[group].mean:.2f}" for group in groups if len(groups) > 1]
         cells += [_percent(row.means.flat), _percent(row.means.group)]
@@ -33,11 +34,6 @@ def overview(found: Comparison) -> Table:
             cells += _apart(row)
         rows.append((*cells, f"{len(seeds(row.side)) or '?'} x {len(found.groups)}"))
     return (*header, "seeds x tasks"), rows
-
-
-def _unit(found: Comparison) -> tuple[str, float, int]:
-    known = [row.side.macs for row in found.rows if row.side.macs is not None]
-    return ("MMACs", 1e6, 1) if known and max(known) < 1e9 else ("GMACs", 1e9, 2)
 
 
 def _name(row: Compared) -> str:
