@@ -21,7 +21,9 @@ from paretune.ledger.results import key
 from paretune.ledger.text import markdown, overview, protocol_in_words
 from paretune.papers.tables import tables
 from paretune.papers.vtab_rows import ROWS, protocol_of, published_sides
+from paretune.show.labels import placed
 
+OFFLINE = str(Path(__file__).parents[1] / "bench" / "results" / "offline.jsonl")
 LORA = {"digits": [0.80, 0.82, 0.84], "shapes": [0.60, 0.64, 0.62], "tissue": [0.90, 0.91, 0.95]}
 FULL = {"digits": [0.81, 0.84, 0.84], "shapes": [0.59, 0.66, 0.65], "tissue": [0.90, 0.90, 0.97]}
 
@@ -457,20 +459,39 @@ def test_a_plot_needs_a_suffix_and_counts(both, tmp_path):
     assert not (tmp_path / "plot.png").exists()
 
 
-def test_labels_do_not_cover_each_other_nor_the_points(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("source", "count"), [("published:sparse-tuning-II", 18), (OFFLINE, 9)])
+def test_no_label_covers_a_point_a_bar_or_another_label(tmp_path, monkeypatch, source, count):
+    from matplotlib.transforms import Bbox
+
     from paretune.show import tradeoff
 
     seen = []
     monkeypatch.setattr(tradeoff, "save", lambda figure, path: seen.append(figure))
-    tradeoff.draw(compared("published:sparse-tuning-II", force=True), tmp_path / "plot.png")
+    tradeoff.draw(compared(source, force=True), tmp_path / "plot.png")
     (axes,) = seen[0].axes
     labels = [text for text in axes.texts if text.xycoords == "data" and text.get_text()]
-    assert len(labels) == 18
+    assert len(labels) == count
     boxes = [label.get_window_extent() for label in labels]
     covered = [(i, j) for i, one in enumerate(boxes) for j, other in enumerate(boxes) if i < j and one.overlaps(other)]
     assert covered == []
     points = axes.transData.transform([label.xy for label in labels])
-    assert not [1 for box in boxes for point in points if box.contains(*point)]
+    ends = [segment for bars in axes.containers for lines in bars.lines[2] for segment in lines.get_segments()]
+    bars = [Bbox(axes.transData.transform(pair)).padded(1) for pair in ends]
+    assert len(bars) == (0 if source.startswith("published") else count)
+    assert not [1 for box in boxes for x, y in points if box.overlaps(Bbox.from_bounds(x - 5, y - 5, 10, 10))]
+    assert not [1 for box in boxes for bar in bars if box.overlaps(bar)]
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_a_label_among_many_takes_free_room_and_is_led_to():
+    crowd = [(50 + 3 * i, 50.0) for i in range(6)]
+    found = placed(crowd, [(40, 10)] * 6, (0, 0, 200, 100), bars=[(60, 20, 62, 80)])
+    boxes = [one.box for one in found]
+    apart = [a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a in boxes for b in boxes if a != b]
+    assert all(apart)
+    assert all(box[2] <= 60 or box[0] >= 62 or box[3] <= 20 or box[1] >= 80 for box in boxes)
+    assert any(one.led for one in found)
+    assert not placed([(50, 50)], [(40, 10)], (0, 0, 200, 100))[0].led
 
 
 # ------------------------------------------------------------------------------------------------------- the report
