@@ -22,7 +22,7 @@ from paretune.suite import jobs
 from paretune.suite.jobs import work
 from paretune.suite.planning import Plan
 from paretune.suite.pool import Here, Processes
-from paretune.suite.progress import Clock
+from paretune.suite.progress import Progress
 from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
 from paretune.suite.run import run_suite
 from paretune.suite.suites import Suite, open_suite
@@ -311,7 +311,7 @@ def test_the_offline_suite_has_eight_tasks_or_more_in_three_groups():
 def test_the_clock_tells_the_time_left_from_what_jobs_took(monkeypatch):
     now = iter([0.0, 60.0, 60.1, 180.1])
     monkeypatch.setattr("paretune.suite.progress.monotonic", lambda: next(now))
-    clock = Clock(63)
+    clock = Progress(63)
     job = jobs.Job(Suite("s", {}), "day", pt.recipe("linear"), QUICK, "m", 1e-3, 0, False, "out", "cpu")
     trial = trials.Trial(0, None, 0.5, 1, 1.0)
     assert clock.done(job, trial) == "1 of 63  day, linear, lr 0.001, seed 0: val 50.0%  about 1:02 h left"

@@ -24,7 +24,7 @@ def draw(found: Comparison, path: Path) -> None:
     Raises UsageError as `check_plot` does, and if nothing is left to draw.
     """
     check_plot(path)
-    rows = [row for row in found.rows if row.side.macs is not None]
+    rows = [row for row in found.rows if row.entry.macs is not None]
     if not rows:
         raise UsageError("none of these has a number of multiply-accumulates: leave out --plot")
     import matplotlib
@@ -35,8 +35,8 @@ def draw(found: Comparison, path: Path) -> None:
         figure = Figure(figsize=(7.6, 5.2), dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        unit = mac_unit(row.side.macs for row in rows)
-        spots = [(row.side.macs / unit.size, 100 * row.means.flat.mean) for row in rows]
+        unit = mac_unit(row.entry.macs for row in rows)
+        spots = [(row.entry.macs / unit.size, 100 * row.means.flat.mean) for row in rows]
         colours = [COLOURS[i % len(COLOURS)] for i in range(len(rows))]
         for row, spot, colour in zip(rows, spots, colours, strict=True):
             _point(axes, row, spot, colour)
@@ -95,7 +95,7 @@ def _label(
     dots, corners = (axes.transData.transform(some).tolist() for some in (spots, front))
     style = [{"fontsize": 9, "color": _darker(colour), "zorder": 4, "ha": "left", "va": "bottom"} for colour in colours]
     texts = [
-        axes.annotate(row.side.name, spot, (0, 0), textcoords="offset points", **how)
+        axes.annotate(row.entry.name, spot, (0, 0), textcoords="offset points", **how)
         for row, spot, how in zip(rows, spots, style, strict=True)
     ]
     extents = [text.get_window_extent() for text in texts]
