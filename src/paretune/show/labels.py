@@ -1,25 +1,29 @@
 """Where labels stand beside their points, for every figure: on no bar, point or other label while there is room.
 
-A place of a label is a distance and a direction from its point. Every label takes the best of its places; then each is
-placed anew while the others stand still, until nothing moves. Boxes are (left, low, right, high) in any unit; it does
-not matter whether y grows upwards or downwards.
+A label has a number of places: distances and directions from its point. Every label takes the best of its places; then
+each is placed anew while the others stand still, until nothing moves. Boxes are (left, low, right, high) in any unit;
+it does not matter whether y grows upwards or downwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import cos, hypot, pi, sin
+from math import cos, pi, sin
+
+import numpy as np
+from numpy.typing import NDArray
 
 Box = tuple[float, float, float, float]
 Spot = tuple[float, float]
 
 DISTANCES = (0.8, 1.2, 1.7, 2.4, 3.2, 4.4)  # from the point to the label, in heights of a label
+LED = 1.2  # from farther away, a line leads to the label
 DIRECTIONS = 16
+DOT = 0.35  # half the width of a point, in heights
 GAP = 0.2  # room between labels, in heights
 ROUNDS = 6
-LEAD = 12  # places at which the line to a label is looked at
 ASTRAY = 4.0  # how much worse a height nearer to another point is than a height farther from the own one
 CROSSED = 3.0  # how much worse a label on the line is, in heights of distance
 
@@ -35,7 +39,7 @@ class Placed:
     @property
     def led(self) -> bool:
         """Whether it stands so far away that a line should lead to it."""
-        return self.distance > DISTANCES[1]
+        return self.distance > LED
 
 
 def placed(
@@ -46,77 +50,95 @@ def placed(
     sizes: (width, height) of every label; frame: the box that labels must stay in
     bars: what no label may cover, beside points and labels; line: corners of a line that labels had better not cross
     """
-    dots = [_around(x, y, 0.35 * height) for (x, y), (_, height) in zip(points, sizes, strict=True)]
-    fixed, soft = [*dots, *bars], _along(line)
-    found: list[Placed | None] = [None] * len(points)
+    halves = [DOT * height for _, height in sizes]
+    dots = [(x - half, y - half, x + half, y + half) for (x, y), half in zip(points, halves, strict=True)]
+    fixed, corners = np.array([*dots, *bars], float).reshape(-1, 4), _along(line)
+    labels = [_Label(point, size) for point, size in zip(points, sizes, strict=True)]
+    for label in labels:
+        label.look_at(frame, fixed, np.array(points), corners)
+    chosen: list[int | None] = [None] * len(labels)
     for _ in range(ROUNDS):
-        before = list(found)
-        for i, size in enumerate(sizes):
-            others = [box for j, one in enumerate(found) if one and j != i for box in _taken(one, points[j], size[1])]
-            found[i] = min(
-                _places(points[i], size),
-                key=lambda one, i=i, size=size, others=others: (
-                    _covered(one, points[i], [*fixed, *others], frame, size),
-                    _far(one, i, points, soft, size[1]),
-                ),
-            )
-        if found == before:
+        before = list(chosen)
+        for i, label in enumerate(labels):
+            others = [labels[j].taken(k) for j, k in enumerate(chosen) if k is not None and j != i]
+            chosen[i] = label.best(np.concatenate(others) if others else np.zeros((0, 4)))
+        if chosen == before:
             break
-    return found
+    return [label.places[k] for label, k in zip(labels, chosen, strict=True)]
 
 
-def _places(point: Spot, size: Spot) -> Iterator[Placed]:
+class _Label:
+    """The places of a label, the nearest first, and what is known of each before other labels stand."""
+
+    def __init__(self, point: Spot, size: Spot):
+        self.point, self.size, self.places = point, size, _places(point, size)
+        self.boxes = np.array([one.box for one in self.places])
+        shares = np.linspace(0.4, 1, 8)[:, None]  # of the way to a label; the beginning belongs to the point
+        self.leads = np.array([(1 - shares) * point + shares * one.end for one in self.places])  # (places, 8, 2)
+        self.led = np.array([one.led for one in self.places])
+
+    def look_at(self, frame: Box, fixed: NDArray, points: NDArray, line: NDArray) -> None:
+        """Note how much each place covers of boxes (n, 4) or has outside of the frame, and how easy it is to read.
+
+        That is: how far it is from its point, how much nearer it is to another of the points (n, 2), and whether spots
+        (m, 2) of the line are under it, in heights.
+        """
+        width, height = self.size
+        outside = 1 - _shared(self.boxes, np.array([frame]))[:, 0] / (width * height)
+        self.covered = self.clash(fixed) + 4 * outside
+        astray = self.away(np.array([self.point]))[:, 0] - self.away(points).min(axis=1)
+        under = (line > self.boxes[:, None, :2]) & (line < self.boxes[:, None, 2:])
+        crosses = under.all(axis=-1).any(axis=-1)
+        self.far = np.array([one.distance for one in self.places]) + ASTRAY * astray / height + CROSSED * crosses
+
+    def away(self, points: NDArray) -> NDArray:
+        """The distances of all places from points (n, 2): (places, n)."""
+        beyond = np.maximum(self.boxes[:, None, :2] - points, points - self.boxes[:, None, 2:])
+        return np.hypot(*np.moveaxis(np.maximum(beyond, 0), -1, 0))
+
+    def clash(self, taken: NDArray) -> NDArray:
+        """How much each place covers of boxes (n, 4), as a share of itself; what its line crosses counts too."""
+        within = [(self.leads >= taken[i, :2]) & (self.leads <= taken[i, 2:]) for i in range(len(taken))]
+        crossed = sum((one.all(axis=-1).sum(axis=-1) for one in within), np.zeros(len(self.places)))
+        return _shared(self.boxes, taken).sum(axis=1) / (self.size[0] * self.size[1]) + 0.1 * self.led * crossed
+
+    def best(self, others: NDArray) -> int:
+        """The number of the place that covers least, and of these the one that is easiest to read."""
+        covered = np.round(self.covered + self.clash(others), 6)
+        return min(range(len(self.places)), key=lambda k: (covered[k], self.far[k]))
+
+    def taken(self, k: int) -> NDArray:
+        """The boxes that a place covers: with some room around the label, and the line to it."""
+        gap = GAP * self.size[1]
+        boxes = [self.boxes[k] + (-gap, -gap, gap, gap)]
+        if self.led[k]:
+            boxes += [np.array([x - 0.5, y - 0.5, x + 0.5, y + 0.5]) for x, y in self.leads[k]]
+        return np.array(boxes)
+
+
+def _places(point: Spot, size: Spot) -> list[Placed]:
     """The nearest first; to the right before elsewhere."""
-    (x, y), (width, height) = point, size
+    (x, y), (width, height), found = point, size, []
     for distance in DISTANCES:
         for i in range(DIRECTIONS):
             angle = 2 * pi / DIRECTIONS * (i // 2 + 1 if i % 2 else -(i // 2))
             across, up = cos(angle), sin(angle)
-            at = x + distance * height * across, y + distance * height * up
-            left = at[0] - (0 if across > 0.3 else width if across < -0.3 else width / 2)
-            low = at[1] - (height / 2 if abs(up) < 0.8 else 0 if up > 0 else height)
-            yield Placed((left, low, left + width, low + height), distance, at)
+            end = x + distance * height * across, y + distance * height * up
+            left = end[0] - (0 if across > 0.3 else width if across < -0.3 else width / 2)
+            low = end[1] - (height / 2 if abs(up) < 0.8 else 0 if up > 0 else height)
+            found.append(Placed((left, low, left + width, low + height), distance, end))
+    return found
 
 
-def _taken(one: Placed, point: Spot, height: float) -> list[Box]:
-    """What a label and the line to it cover."""
-    left, low, right, high = one.box
-    gap = GAP * height
-    box = (left - gap, low - gap, right + gap, high + gap)
-    return [box, *(_around(x, y, 0.5) for x, y in _along([point, one.end], LEAD))] if one.led else [box]
+def _along(line: Sequence[Spot], count: int = 48) -> NDArray:
+    """Spots (n, 2) along a line, evenly spread over each of its pieces."""
+    shares = np.linspace(0, 1, count)[:, None]
+    pieces = [(1 - shares) * np.array(a) + shares * np.array(b) for a, b in pairwise(line)]
+    return np.concatenate([np.zeros((0, 2)), *pieces])
 
 
-def _covered(one: Placed, point: Spot, taken: Sequence[Box], frame: Box, size: Spot) -> float:
-    """How much a label covers of what it must not, as a share of itself; what leaves the frame counts more."""
-    width, height = size
-    outside = width * height - _shared(one.box, frame)
-    lead = [_around(x, y, 0.5) for x, y in _along([point, one.end], LEAD)[LEAD // 3 :]] if one.led else []
-    crossed = sum(_shared(box, other) for box in lead for other in taken)
-    return round((sum(_shared(one.box, other) for other in taken) + crossed + 4 * outside) / (width * height), 6)
-
-
-def _far(one: Placed, own: int, points: Sequence[Spot], line: Sequence[Spot], height: float) -> float:
-    """How far a label is from its point, and how easily it is taken for another's, in heights."""
-    left, low, right, high = one.box
-    away = [hypot(max(left - x, x - right, 0), max(low - y, y - high, 0)) for x, y in points]
-    crosses = any(left < x < right and low < y < high for x, y in line)
-    return one.distance + ASTRAY * (away[own] - min(away)) / height + CROSSED * crosses
-
-
-def _along(line: Sequence[Spot], count: int = 48) -> list[Spot]:
-    """Spots along a line, evenly spread over each of its pieces."""
-    return [
-        (a[0] + (b[0] - a[0]) * i / count, a[1] + (b[1] - a[1]) * i / count)
-        for a, b in pairwise(line)
-        for i in range(count + 1)
-    ]
-
-
-def _around(x: float, y: float, half: float) -> Box:
-    return x - half, y - half, x + half, y + half
-
-
-def _shared(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, width) * max(0.0, height)
+def _shared(boxes: NDArray, others: NDArray) -> NDArray:
+    """The area that boxes (n, 4) and others (m, 4) have in common, (n, m)."""
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    return np.maximum(high - low, 0).prod(axis=-1)
