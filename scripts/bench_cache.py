@@ -24,11 +24,10 @@ from paretune.adapters import LoRA
 from paretune.catalogue import Schedule
 from paretune.core.model import Adapted
 from paretune.data.opening import open_splits
-from paretune.data.transforms import evaluation, framing, training
 from paretune.drawn.digit_sets import write_digits
 from paretune.machine import environment
 from paretune.plan import adapt
-from paretune.train.fit import fit
+from paretune.train.prepare import fit_on
 from paretune.train.runfolder import write_json
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
@@ -82,11 +81,8 @@ def trained(case: str, root: Path, epochs: int, cache: bool, out: Path) -> list[
     begun = perf_counter()
     splits = open_splits(root / ("large" if "224" in case else "small"))
     model = built(case, list(splits.train.classes))
-    model.preprocessing = framing(model.preprocessing, "none")
-    learn = splits.train.through(training(model.preprocessing))
-    look = splits.val.through(evaluation(model.preprocessing))
     schedule = Schedule(epochs=epochs, batch_size=32, warmup_epochs=0)
-    result = fit(model, learn, look, schedule, out, cache=cache, quiet=True, device="cpu")
+    result = fit_on(model, splits.train, splits.val, schedule, out, cache=cache, quiet=True, device="cpu")
     later = [row["seconds"] for row in result.history][1:]
     return [perf_counter() - begun - sum(later), *later]
 

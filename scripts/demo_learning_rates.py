@@ -8,12 +8,12 @@ The best rate of a method (of equals the one of lower loss) stands in paretune.d
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from paretune.catalogue import Schedule
-from paretune.demo import BATCH, EPOCHS, METHODS, build, through
+from paretune.demo import METHODS, build, schedule_of
 from paretune.drawn.digit_sets import digit_sets
-from paretune.train.fit import fit
+from paretune.train.prepare import fit_on
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
@@ -26,12 +26,10 @@ def main() -> None:
     train, val, _ = digit_sets(seed=0)
     for method in (method for method in METHODS if not method.reduced):
         for lr in rates:
-            model = build(method, 0, val.classes)
-            schedule = Schedule(epochs=EPOCHS, batch_size=BATCH, lr=lr, warmup_epochs=EPOCHS / 10)
+            schedule = schedule_of(replace(method, lr=lr))
+            model = build(method, schedule, 0, val.classes)
             with TemporaryDirectory() as out:
-                result = fit(
-                    model, through(train, model), through(val, model), schedule, out, overwrite=True, quiet=True
-                )
+                result = fit_on(model, train, val, schedule, out, overwrite=True, quiet=True)
             print(f"{method.name:<20} lr {lr:<6g} accuracy {result.accuracy:.3f}  loss {result.loss:.3f}", flush=True)
 
 

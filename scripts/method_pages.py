@@ -14,6 +14,7 @@ import paretune as pt
 from paretune.adapters import ADAPTERS
 from paretune.catalogue import RECIPES, Recipe
 from paretune.config import field_help
+from paretune.counts import GMACS
 from paretune.reducers import REDUCERS
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
@@ -75,8 +76,9 @@ def _cost_table(kind: type) -> str:
     return "\n".join([
         "| | trained parameters | GMACs | tokens in the last block |",
         "| --- | ---: | ---: | ---: |",
-        f"| {kind.__name__} | {with_it.trained_without_head:,} | {with_it.macs / 1e9:.2f} | {with_it.tokens[-1][1]} |",
-        f"| the backbone alone | 0 | {without.macs / 1e9:.2f} | {without.tokens[-1][1]} |",
+        f"| {kind.__name__} | {with_it.trained_without_head:,} | {GMACS.write(with_it.macs)} "
+        f"| {with_it.tokens[-1][1]} |",
+        f"| the backbone alone | 0 | {GMACS.write(without.macs)} | {without.tokens[-1][1]} |",
     ])  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_every_row_fits_the_papers_backbone_and_the_embedded_one(paper):
     assert len({row.name for row in rows}) == len(rows)
     assert {row.table.removeprefix(f"{paper}-") for row in rows} == set(PAPERS[paper])
     for row in rows:
-        pt.adapt("paretune_tiny", row.adapters, row.reducer, 2)
+        pt.adapt("paretune_tiny", row.methods.adapters, row.methods.reducer, 2)
 
 
 def test_the_parameters_of_the_widths_are_those_of_the_sheet():

@@ -98,7 +98,7 @@ def test_who_raises_is_told_and_leaves_while_the_others_go_on():
 
 def test_all_contestants_have_equal_weights_and_frozen_ones_share_their_memory():
     base = backbone(TERMS)
-    timm, lora = build(base, None), build(base, pt.recipe("lora"))
+    timm, lora = build(base, None), build(base, pt.recipe("lora").methods)
     held = {p.data_ptr() for p in base.parameters()}
     theirs = [p for p in lora.backbone.blocks.parameters() if not p.requires_grad]
     assert len(theirs) == len(list(base.blocks.parameters()))
@@ -144,7 +144,7 @@ def test_lent_moments_are_those_that_adamw_would_have_made_itself():
 
 
 def test_a_step_minimises_what_training_minimises():
-    model = build(backbone(TERMS), pt.recipe("fpet-lora"))
+    model = build(backbone(TERMS), pt.recipe("fpet-lora").methods)
     step = Step(model, False, pt.Schedule(lr=1e-2), TERMS)
     assert isinstance(step.objective, Objective)
     images, labels = torch.randn(4, 3, 32, 32), torch.randint(100, (4,))
@@ -275,7 +275,7 @@ def test_tables_fit_the_terminal_and_say_under_what_terms(measured, width):
         assert part in text
     row = next(line for line in lines if line.strip().startswith("lora")).split()
     cell = measured.rows[2]
-    assert row[1:4] == ["36.9k", f"{cell.cost.macs / 1e9:.3f}", f"{cell.macs_ratio:.2f}"]
+    assert row[1:4] == ["36.9k", f"{cell.cost.macs / 1e6:.1f}", f"{cell.macs_ratio:.2f}"]
     assert "36.9k" in str(measured)
 
 
@@ -382,7 +382,7 @@ def test_ctrl_c_on_the_command_line_writes_the_json_and_exits_with_130(tmp_path)
     out = tmp_path / "bench.json"
     words = f"bench --model {TINY} --recipe lora --batch 1 --rounds 1000000 --device cpu --json {out}".split()
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background shell's children ignore Ctrl-C
-    code = "import sys; from paretune.measure import session; session.Session._tell_ = session.Session._tell\n"
+    code = "import sys; from paretune.timing import session; session.Session._tell_ = session.Session._tell\n"
     code += "def tell(self, what, key):\n    self._tell_(what, key)\n    self.done == 30 and print('go', flush=True)\n"
     code += "session.Session._tell = tell; from paretune.cli.main import run; run()"
     process = subprocess.Popen(

@@ -16,12 +16,14 @@ from paretune.cli.main import app
 from paretune.errors import UsageError
 from paretune.ledger.averages import difference, estimate, means, t_quantile
 from paretune.ledger.compare import compare
-from paretune.ledger.entries import read_sides
+from paretune.ledger.entries import read_entries
 from paretune.ledger.results import key
 from paretune.ledger.text import markdown, overview, protocol_in_words
 from paretune.papers.tables import tables
-from paretune.papers.vtab_rows import ROWS, protocol_of, published_sides
+from paretune.papers.vtab_rows import ROWS, protocol_of, published_entries
+from paretune.show.labels import placed
 
+OFFLINE = str(Path(__file__).parents[1] / "bench" / "results" / "offline.jsonl")
 LORA = {"digits": [0.80, 0.82, 0.84], "shapes": [0.60, 0.64, 0.62], "tissue": [0.90, 0.91, 0.95]}
 FULL = {"digits": [0.81, 0.84, 0.84], "shapes": [0.59, 0.66, 0.65], "tissue": [0.90, 0.90, 0.97]}
 
@@ -42,7 +44,7 @@ def both(ledger):
 
 
 def compared(*arguments, **options):
-    return compare(read_sides(arguments, published_sides), **options)
+    return compare(read_entries(arguments, published_entries), **options)
 
 
 def scores(table):
@@ -105,17 +107,17 @@ def test_only_seeds_that_both_have_are_paired_and_without_any_the_means_are_subt
 
 
 def test_a_ledger_gives_all_of_its_recipes_and_a_recipe_can_be_asked_for(both):
-    assert [side.name for side in read_sides([both], published_sides)] == ["lora", "full"]
-    (full,) = read_sides([f"{both}:full"], published_sides)
+    assert [entry.name for entry in read_entries([both], published_entries)] == ["lora", "full"]
+    (full,) = read_entries([f"{both}:full"], published_entries)
     assert (full.name, full.trained, full.macs, full.tokens) == ("full", 36864, 98_700_000, 65)
     assert full.scores == scores(FULL)
 
 
 def test_recipes_of_one_name_are_told_apart_by_their_files(ledger):
     a, b = (ledger(*rows("lora", LORA), name=name) for name in ("a", "b"))
-    assert [side.name for side in read_sides([a, b], published_sides)] == [f"lora ({a})", f"lora ({b})"]
+    assert [entry.name for entry in read_entries([a, b], published_entries)] == [f"lora ({a})", f"lora ({b})"]
     with pytest.raises(UsageError, match=r"lora of .*a is named twice"):
-        read_sides([a, f"{a}:lora"], published_sides)
+        read_entries([a, f"{a}:lora"], published_entries)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +132,18 @@ def test_recipes_of_one_name_are_told_apart_by_their_files(ledger):
 )
 def test_what_is_not_there_is_refused(both, argument, sentence):
     with pytest.raises(UsageError, match=sentence):
-        read_sides([argument.replace("LEDGER", both)], published_sides)
+        read_entries([argument.replace("LEDGER", both)], published_entries)
 
 
 def test_an_empty_ledger_is_refused(ledger):
     with pytest.raises(UsageError, match="holds no results"):
-        read_sides([ledger()], published_sides)
+        read_entries([ledger()], published_entries)
 
 
 def test_two_settings_under_one_recipe_name_are_refused_by_what_differs(ledger):
     path = ledger(row(), row(settings__adapters=[{"method": "LoRA", "rank": 4}], test=0.5))
     with pytest.raises(UsageError, match=r"lines 1 and 2 .*lora on digits from seed 0, .*settings.adapters.0.rank:"):
-        read_sides([path], published_sides)
+        read_entries([path], published_entries)
 
 
 # -------------------------------------------------------------------------------------------------------- refusals
@@ -315,10 +317,10 @@ def test_a_test_that_chose_is_a_trap(ledger):
 
 def test_rows_of_one_protocol_of_one_paper_compare_without_force():
     found = compared("published:fpet-2:LoRA", "published:fpet-lora")
-    assert [one.side.name for one in found.rows] == ["LoRA", "FPET-LoRA"]
+    assert [one.entry.name for one in found.rows] == ["LoRA", "FPET-LoRA"]
     assert found.rows[1].means.flat.mean == pytest.approx(0.7336, abs=5e-5)
     assert found.rows[1].means.group.mean == pytest.approx(0.7553, abs=5e-5)
-    assert found.rows[1].side.trained == 300_000
+    assert found.rows[1].entry.trained == 300_000
     assert "the test helped to choose for LoRA and FPET-LoRA" in trap(found, "selection")
     assert "mean 0 0 0, std 1 1 1 for LoRA and FPET-LoRA" in trap(found, "normalisation")
     assert "lossy pictures for LoRA and FPET-LoRA" in trap(found, "lossy data")
@@ -331,7 +333,7 @@ def test_a_table_that_mixes_two_means_is_a_trap_and_both_are_computed_anew():
     assert "the flat mean is printed for Adapter (71.44)" in trap(found, "average")
     full = found.rows[0]
     assert (full.means.flat.mean, full.means.group.mean) == pytest.approx((0.6557, 0.6897), abs=5e-5)
-    assert {one.side.name for one in found.rows if not one.unlike} == {"Full fine-tuning", "Linear", "BitFit", "VPT"}
+    assert {one.entry.name for one in found.rows if not one.unlike} == {"Full fine-tuning", "Linear", "BitFit", "VPT"}
 
 
 def test_rows_of_different_protocols_are_refused_without_force():
@@ -345,10 +347,10 @@ def test_every_published_row_has_one_protocol():
 
 
 def test_own_results_stand_beside_published_ones_by_force_only(ledger):
-    sides = read_sides(["published:sparse-tuning-II:LoRA"], published_sides)
+    entries = read_entries(["published:sparse-tuning-II:LoRA"], published_entries)
     own = [
         row("mine", seed=seed, test=0.7, task="digits") | {"task": task, "group": group, "suite": "vtab1k"}
-        for task, group in sides[0].groups.items()
+        for task, group in entries[0].groups.items()
         for seed in (0, 1)
     ]
     path = ledger(*own)
@@ -457,20 +459,39 @@ def test_a_plot_needs_a_suffix_and_counts(both, tmp_path):
     assert not (tmp_path / "plot.png").exists()
 
 
-def test_labels_do_not_cover_each_other_nor_the_points(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("source", "count"), [("published:sparse-tuning-II", 18), (OFFLINE, 9)])
+def test_no_label_covers_a_point_a_bar_or_another_label(tmp_path, monkeypatch, source, count):
+    from matplotlib.transforms import Bbox
+
     from paretune.show import tradeoff
 
     seen = []
     monkeypatch.setattr(tradeoff, "save", lambda figure, path: seen.append(figure))
-    tradeoff.draw(compared("published:sparse-tuning-II", force=True), tmp_path / "plot.png")
+    tradeoff.draw(compared(source, force=True), tmp_path / "plot.png")
     (axes,) = seen[0].axes
     labels = [text for text in axes.texts if text.xycoords == "data" and text.get_text()]
-    assert len(labels) == 18
+    assert len(labels) == count
     boxes = [label.get_window_extent() for label in labels]
     covered = [(i, j) for i, one in enumerate(boxes) for j, other in enumerate(boxes) if i < j and one.overlaps(other)]
     assert covered == []
     points = axes.transData.transform([label.xy for label in labels])
-    assert not [1 for box in boxes for point in points if box.contains(*point)]
+    ends = [segment for bars in axes.containers for lines in bars.lines[2] for segment in lines.get_segments()]
+    bars = [Bbox(axes.transData.transform(pair)).padded(1) for pair in ends]
+    assert len(bars) == (0 if source.startswith("published") else count)
+    assert not [1 for box in boxes for x, y in points if box.overlaps(Bbox.from_bounds(x - 5, y - 5, 10, 10))]
+    assert not [1 for box in boxes for bar in bars if box.overlaps(bar)]
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
+def test_a_label_among_many_takes_free_room_and_is_led_to():
+    crowd = [(50 + 3 * i, 50.0) for i in range(6)]
+    found = placed(crowd, [(40, 10)] * 6, (0, 0, 200, 100), bars=[(60, 20, 62, 80)])
+    boxes = [one.box for one in found]
+    apart = [a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1] for a in boxes for b in boxes if a != b]
+    assert all(apart)
+    assert all(box[2] <= 60 or box[0] >= 62 or box[3] <= 20 or box[1] >= 80 for box in boxes)
+    assert any(one.led for one in found)
+    assert not placed([(50, 50)], [(40, 10)], (0, 0, 200, 100))[0].led
 
 
 # ------------------------------------------------------------------------------------------------------- the report
@@ -502,7 +523,7 @@ def test_every_published_row_that_the_docs_name_is_there():
     named = re.findall(r"published:([\w.-]+:[\w.-]+)", (docs / "suite.md").read_text(encoding="utf-8"))
     assert named
     for name in named:
-        assert published_sides(name)
+        assert published_entries(name)
 
 
 def test_the_results_in_the_docs_are_those_of_the_ledger(monkeypatch):

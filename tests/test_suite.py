@@ -22,7 +22,7 @@ from paretune.suite import jobs
 from paretune.suite.jobs import work
 from paretune.suite.planning import Plan
 from paretune.suite.pool import Here, Processes
-from paretune.suite.progress import Clock
+from paretune.suite.progress import Progress
 from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
 from paretune.suite.run import run_suite
 from paretune.suite.suites import Suite, open_suite
@@ -67,7 +67,7 @@ def results(ledger):
 def test_every_recipe_is_tuned_on_val_and_tested_once_from_every_seed(plan, tmp_path, monkeypatch):
     tested, trained = [], []
     monkeypatch.setattr(trials, "evaluate", spy(trials.evaluate, tested, lambda model, data, device: len(data)))
-    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, sizes))
+    monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, sizes))
     ledger = Ledger(tmp_path / "ledger.jsonl")
     assert run_suite(plan, Here(work), ledger) == []
     rows = ledger.rows()
@@ -92,7 +92,7 @@ def test_what_was_found_is_not_looked_for_again(plan, tmp_path, monkeypatch):
     assert ledger.path.read_text() == before
     more = replace(plan, seeds=(0, 1, 2))
     trained = []
-    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, lambda *args, **kwargs: kwargs["seed"]))
+    monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, lambda *args, **kwargs: kwargs["seed"]))
     run_suite(more, Here(work), ledger)
     assert trained == [2] * 4
     assert len(ledger.rows()) == 12
@@ -112,7 +112,7 @@ def test_a_setting_that_a_method_gained_since_does_not_make_results_or_trainings
             del adapter["dropout"]
         file.write_text(json.dumps(trial))
     run_suite(plan, Here(lambda job: pytest.fail(f"ran {job} again")), ledger)
-    monkeypatch.setattr(trials, "fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(trials, "fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
     fresh = Ledger(tmp_path / "fresh.jsonl")
     assert run_suite(plan, Here(work), fresh) == []
     assert results(fresh) == results(ledger)
@@ -192,7 +192,7 @@ def test_a_ray_cluster_finds_what_one_process_finds(plan, tmp_path):
 @pytest.mark.parametrize("name", ["adapter-plus", "petl-vit", "fpet"])
 def test_a_protocol_for_vtab_trains_on_all_images(plan, tmp_path, monkeypatch, name):
     trained = []
-    monkeypatch.setattr(trials, "fit", spy(trials.fit, trained, seen))
+    monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, seen))
     short = replace(protocol(name).lasting(2), schedule=replace(protocol(name).schedule, epochs=2, warmup_epochs=1))
     plan = replace(plan, protocol=short, recipes=plan.recipes[:1], suite=plan.suite.only(["day"]), seeds=(0,))
     ledger = Ledger(tmp_path / "ledger.jsonl")
@@ -311,7 +311,7 @@ def test_the_offline_suite_has_eight_tasks_or_more_in_three_groups():
 def test_the_clock_tells_the_time_left_from_what_jobs_took(monkeypatch):
     now = iter([0.0, 60.0, 60.1, 180.1])
     monkeypatch.setattr("paretune.suite.progress.monotonic", lambda: next(now))
-    clock = Clock(63)
+    clock = Progress(63)
     job = jobs.Job(Suite("s", {}), "day", pt.recipe("linear"), QUICK, "m", 1e-3, 0, False, "out", "cpu")
     trial = trials.Trial(0, None, 0.5, 1, 1.0)
     assert clock.done(job, trial) == "1 of 63  day, linear, lr 0.001, seed 0: val 50.0%  about 1:02 h left"

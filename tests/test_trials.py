@@ -11,7 +11,7 @@ import paretune as pt
 from paretune.config import to_json
 from paretune.data.arrays import ImageArrays
 from paretune.data.transforms import evaluation
-from paretune.methods import completed
+from paretune.methods import Methods, completed
 from paretune.train.evaluate import evaluate
 from paretune.train.trials import Setting, Split, read_three, trial
 
@@ -33,7 +33,7 @@ def data():
 
 @pytest.fixture
 def setting():
-    return Setting("lora", "paretune_tiny", (pt.LoRA(rank=2),), pt.FPET(block=6), QUICK)
+    return Setting("lora", "paretune_tiny", Methods((pt.LoRA(rank=2),), pt.FPET(block=6)), QUICK)
 
 
 def test_a_trial_is_a_run_and_its_test_accuracy_and_is_not_run_again(tmp_path, data, setting, monkeypatch):
@@ -43,7 +43,7 @@ def test_a_trial_is_a_run_and_its_test_accuracy_and_is_not_run_again(tmp_path, d
     assert {"adapter_config.json", "record.json", "trial.json"} <= {path.name for path in folder.iterdir()}
     model = pt.load(folder)
     assert evaluate(model, data.test.through(evaluation(model.preprocessing))).accuracy == first.accuracy
-    monkeypatch.setattr("paretune.train.trials.fit", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr("paretune.train.trials.fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
     assert trial(setting, data, 3, tmp_path) == first
 
 

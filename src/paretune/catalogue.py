@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
 from paretune.errors import unknown
+from paretune.methods import Methods
 from paretune.reducers import FPET, DynamicViT, EViT, ToMe
 
 
@@ -48,6 +49,11 @@ class Recipe:
     adapters: tuple[Any, ...] = ()
     reducer: Any = None
     schedule: Schedule = field(default_factory=Schedule)
+
+    @property
+    def methods(self) -> Methods:
+        """Its adapters and reducer as one."""
+        return Methods(self.adapters, self.reducer)
 
 
 # The papers' positions are shares of the depth, blocks 3, 6, 9 and 6 of 12, so the recipes fit ViT-L too.

@@ -22,12 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paretune.backbone import Backbone, create, reason
-from paretune.config import to_json
 from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
 from paretune.core.units import units_of
 from paretune.errors import UsageError
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.plan import assemble
 from paretune.version import __version__
 
@@ -127,8 +126,7 @@ def described(model: Adapted) -> dict:
         "format": FORMAT,
         "base_model_name_or_path": spec.backbone.name,
         "backbone": dataclasses.asdict(spec.backbone),
-        "adapters": [to_json(adapter) for adapter in spec.adapters],
-        "reducer": None if spec.reducer is None else to_json(spec.reducer),
+        **Methods(spec.adapters, spec.reducer).to_json(),
         "classes": model.classes,
         "task": model.task,
         "preprocessing": model.preprocessing,
@@ -147,7 +145,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     config = read_config(folder)
     try:
         origin = origin_of(config["backbone"])
-        adapters, reducer = methods(config["adapters"], config["reducer"])
+        methods = Methods.from_json(config)
         classes, expected, layouts = config["classes"], str(config["fingerprint"]), dict(config["packed"])
         task = config.get("task", "multiclass")  # folders of before there were others do not say
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
@@ -160,7 +158,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     anatomy.check(module)
     if origin.peft is not None and guests.describe(module) is None:
         guests.inject(module, origin.peft)
-    model = assemble(module, origin, adapters, reducer, classes, task)
+    model = assemble(module, origin, methods.adapters, methods.reducer, classes, task)
     model.preprocessing = preprocessing
     fill_trained(model, read_tensors(folder / TENSORS), layouts, folder)
     if backbone is None and origin.source != "pretrained":

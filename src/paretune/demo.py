@@ -15,16 +15,14 @@ from paretune.backbone import EMBEDDED
 from paretune.catalogue import RECIPES, Schedule
 from paretune.core.model import Adapted
 from paretune.data.arrays import ImageArrays
-from paretune.data.transforms import evaluation
 from paretune.drawn.digit_sets import TEST, TRAIN, VALIDATE, digit_sets
 from paretune.drawn.digits import pixel_baseline
 from paretune.machine import environment
 from paretune.measure.cost import cost
-from paretune.plan import adapt
 from paretune.show.merged import merged
 from paretune.show.sheet import sheet
 from paretune.train.evaluate import evaluate
-from paretune.train.fit import fit
+from paretune.train.prepare import built, fit_on, seen
 
 EPOCHS, BATCH = 10, 32
 
@@ -81,12 +79,11 @@ def demo(
     rows, models = [], {}
     for i, method in enumerate(methods):
         tell(f"training {method.name} ({i + 1} of {len(methods)})")
-        model = build(method, seed, test_set.classes)
+        schedule = schedule_of(method, epochs)
+        model = build(method, schedule, seed, test_set.classes)
         folder = out / method.name.lower().replace(" ", "-")
-        schedule = Schedule(epochs=epochs, batch_size=BATCH, lr=method.lr, warmup_epochs=epochs / 10)
-        seen = {"train_set": through(train_set, model), "val_set": through(val_set, model)}
-        result = fit(model, **seen, schedule=schedule, out=folder, seed=seed, overwrite=True, quiet=True)
-        rows.append(row(method, model, result, folder, through(test_set, model)))
+        result = fit_on(model, train_set, val_set, schedule, folder, seed=seed, overwrite=True, quiet=True)
+        rows.append(row(method, model, result, folder, seen(test_set, model)))
         models[method.name] = model
     picture(models, test_set).save(out / "merged.png")
     return {
@@ -101,16 +98,15 @@ def demo(
     }
 
 
-def build(method: Method, seed: int, classes: tuple[str, ...]) -> Adapted:
+def schedule_of(method: Method, epochs: int = EPOCHS) -> Schedule:
+    """How a method is trained."""
+    return Schedule(epochs=epochs, batch_size=BATCH, lr=method.lr, warmup_epochs=epochs / 10)
+
+
+def build(method: Method, schedule: Schedule, seed: int, classes: Sequence[str]) -> Adapted:
     """The embedded backbone as this method wants it."""
-    recipe = RECIPES[method.recipe]
-    torch.manual_seed(seed)
-    return adapt(EMBEDDED, recipe.adapters, recipe.reducer if method.reduced else None, list(classes), pretrained=True)
-
-
-def through(images: ImageArrays, model: Adapted) -> ImageArrays:
-    """The images as `model` eats them; training adds no augmentation, as a mirrored digit is none."""
-    return replace(images, transform=evaluation(model.preprocessing))
+    methods = RECIPES[method.recipe].methods
+    return built(EMBEDDED, methods if method.reduced else replace(methods, reducer=None), schedule, classes, seed=seed)
 
 
 def row(method: Method, model: Adapted, result, folder: Path, test_set: ImageArrays) -> dict:
@@ -157,8 +153,8 @@ def picture(models: dict[str, Adapted], test_set: ImageArrays, count: int = 6) -
     whole = np.arange(64)
     columns = [[merged(image, whole, (8, 8)) for image in pictures]]
     for model in reduced.values():
-        seen = through(test_set, model)
-        images = torch.stack([seen[i][0] for i in range(count)]).to(next(model.parameters()).device)
+        shown = seen(test_set, model)
+        images = torch.stack([shown[i][0] for i in range(count)]).to(next(model.parameters()).device)
         groups = model.run(images).tokens.groups().cpu().numpy()
         columns.append([merged(image, group, (8, 8)) for image, group in zip(pictures, groups, strict=True)])
     return sheet(["patches", *reduced], list(zip(*columns, strict=True)))

@@ -1,9 +1,10 @@
-"""All methods by name: from JSON to settings, whatever the registers hold."""
+"""What is put on a backbone: adapters and a token reducer, as one noun; from JSON and to it, by the registers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from paretune.adapters import ADAPTERS
@@ -12,12 +13,30 @@ from paretune.errors import UsageError
 from paretune.reducers import REDUCERS
 
 
-def methods(adapters: Sequence[dict], reducer: dict | None) -> tuple[tuple[Any, ...], Any]:
-    """The settings of adapters and of a reducer or None, as `config.to_json` describes them.
+@dataclass(frozen=True)
+class Methods:
+    """The settings of adapters, in order, and of a token reducer or None."""
 
-    Raises UsageError for an unknown kind or field, with suggestions.
-    """
-    return tuple(from_json(one, ADAPTERS) for one in adapters), reducer and from_json(reducer, REDUCERS)
+    adapters: tuple[Any, ...] = ()
+    reducer: Any = None
+
+    @classmethod
+    def from_json(cls, described: dict) -> Methods:
+        """The methods that `to_json` described; other keys of `described` are ignored.
+
+        Raises UsageError for an unknown kind or field, with suggestions, and KeyError where a key is missing.
+        """
+        adapters, reducer = described["adapters"], described["reducer"]
+        return cls(tuple(from_json(one, ADAPTERS) for one in adapters), reducer and from_json(reducer, REDUCERS))
+
+    def to_json(self) -> dict:
+        """{"adapters": [{"kind": "LoRA", "rank": 8, ...}], "reducer": {"kind": "FPET", ...} or None}."""
+        reducer = None if self.reducer is None else to_json(self.reducer)
+        return {"adapters": [to_json(one) for one in self.adapters], "reducer": reducer}
+
+    def key(self) -> str:
+        """A string that is equal for equal methods."""
+        return json.dumps(self.to_json(), sort_keys=True)
 
 
 def completed(settings: dict) -> dict:
@@ -27,10 +46,9 @@ def completed(settings: dict) -> dict:
     or that have settings which are not known here, are left as they are.
     """
     try:
-        adapters, reducer = methods(settings["adapters"], settings["reducer"])
+        described = Methods.from_json(settings).to_json()
     except UsageError:
         return settings
-    described = {"adapters": [to_json(one) for one in adapters], "reducer": reducer and to_json(reducer)}
     return {**settings, **json.loads(json.dumps(described))}  # tuples are lists there
 
 

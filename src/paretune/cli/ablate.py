@@ -9,6 +9,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, table
+from paretune.counts import GMACS, MacUnit, mac_unit
 
 _OUT = Path("ablation")
 
@@ -56,19 +57,20 @@ def _tell(line: str) -> None:
 
 def _say(found: dict) -> None:
     for name, part in found["tables"].items():
-        table(f"{name}: {part['title']}", _header(found), [_cells(row, found) for row in part["rows"]])
+        unit = mac_unit(row["macs"] for row in part["rows"])
+        table(f"{name}: {part['title']}", _header(found, unit), [_cells(row, found, unit) for row in part["rows"]])
         if part["order"]:
             typer.echo(f"  {part['order']['text']}\n")
 
 
-def _header(found: dict) -> list[str]:
+def _header(found: dict, unit: MacUnit) -> list[str]:
     accuracy = [f"accuracy, {len(found['seeds'])} seeds", "paper"] if found["data"] else []
-    return ["row", "parameters (M)", "paper", "GMACs", "paper", *accuracy]
+    return ["row", "parameters (M)", "paper", unit.name, f"paper ({GMACS.name})", *accuracy]
 
 
-def _cells(row: dict, found: dict) -> list[str]:
+def _cells(row: dict, found: dict, unit: MacUnit) -> list[str]:
     printed = [row["printed"].get(quantity, "-") for quantity in ("parameters", "MACs")]
-    cells = [row["row"], f"{row['trained'] / 1e6:.2f}", printed[0], f"{row['macs'] / 1e9:.4g}", printed[1]]
+    cells = [row["row"], f"{row['trained'] / 1e6:.2f}", printed[0], unit.write(row["macs"]), printed[1]]
     if not found["data"]:
         return cells
     paper = "-" if row["paper_accuracy"] is None else f"{row['paper_accuracy']:.2f}"

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from paretune.catalogue import Recipe, recipe
 from paretune.cli.overrides import override
 from paretune.core.model import Adapted
 from paretune.data.task import Task
-from paretune.plan import adapt
+from paretune.train.prepare import built
 
 
 def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> Recipe:
@@ -48,7 +46,5 @@ def build(
 ) -> Adapted:
     """The backbone `name` as `recipe` wants it; new tensors are drawn from `seed`."""
     options = {} if image_size is None else {"img_size": image_size}
-    if recipe.schedule.drop_path:
-        options["drop_path_rate"] = recipe.schedule.drop_path
-    torch.manual_seed(seed)
-    return adapt(name, recipe.adapters, recipe.reducer, classes, pretrained, checkpoint, task, **options)
+    given = {"seed": seed, "task": task, "pretrained": pretrained, "checkpoint": checkpoint}
+    return built(name, recipe.methods, recipe.schedule, classes, **given, **options)

@@ -14,7 +14,7 @@ from paretune.errors import UsageError
 
 
 def compare(
-    sides: Annotated[
+    entries: Annotated[
         list[str],
         typer.Argument(
             metavar="A [B ...]",
@@ -45,21 +45,21 @@ def compare(
     if markdown and as_json:
         raise UsageError("--markdown and --json are two ways to print the same: choose one")
     from paretune.ledger.compare import compare
-    from paretune.ledger.entries import read_sides
+    from paretune.ledger.entries import read_entries
     from paretune.ledger.text import markdown as page
-    from paretune.papers.vtab_rows import published_sides
+    from paretune.papers.vtab_rows import published_entries
 
     if plot is not None:
         from paretune.show.figure import check_plot
 
         check_plot(plot)
-    found = compare(read_sides(sides, published_sides), baseline, force)
+    found = compare(read_entries(entries, published_entries), baseline, force)
     if plot is not None:
         from paretune.show.tradeoff import draw
 
         draw(found, plot)
     if markdown:
-        asked = [*sides, "--baseline", found.baseline, *(["--tasks"] * tasks), *(["--force"] * force), "--markdown"]
+        asked = [*entries, "--baseline", found.baseline, *(["--tasks"] * tasks), *(["--force"] * force), "--markdown"]
         return typer.echo(page(found, tasks, shlex.join(["paretune", "compare", *asked])), nl=False)
     return answer(found.to_dict(), as_json, lambda: _say(found, tasks, plot))
 

@@ -9,6 +9,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, table
+from paretune.counts import PARTS, mac_unit
 from paretune.errors import UsageError
 
 
@@ -73,11 +74,15 @@ def _costs(
 def _say_costs(found: dict) -> None:
     if len(found) == 1:
         return typer.echo(str(*found.values()))
+    unit = mac_unit(c.macs for c in found.values())
     rows = [
-        (name, f"{c.trained:,}", f"{c.trained_without_head:,}", _giga(c.macs), f"{c.tokens[0][0]} to {c.tokens[-1][1]}")
+        (
+            name, f"{c.trained:,}", f"{c.trained_without_head:,}", unit.write(c.macs),
+            f"{c.tokens[0][0]} to {c.tokens[-1][1]}",
+        )
         for name, c in found.items()
-    ]
-    return table("", ("recipe", "trained", "without the head", "GMACs", "tokens"), rows)
+    ]  # fmt: skip
+    return table("", ("recipe", "trained", "without the head", unit.name, "tokens"), rows)
 
 
 def _say_details(found: dict) -> None:
@@ -88,23 +93,24 @@ def _say_details(found: dict) -> None:
         columns = [kind for kind in GROUPS if any(kind in part.macs for part in one.blocks)]
         columns = [kind for kind in columns if kind not in ("embed", "head")]
         rows = [_block_row(part, columns) for part in one.blocks]
-        total = [_mega(sum(part.macs.get(kind, 0) for part in one.blocks)) for kind in columns]
+        total = [PARTS.write(sum(part.macs.get(kind, 0) for part in one.blocks)) for kind in columns]
         rows.append(("all", "", *total, *_sums(one.blocks)))
-        table("MMACs per block", ("", "tokens", *columns, "all", "parameters", "trained"), rows, words=2)
+        table(f"{PARTS.name} per block", ("", "tokens", *columns, "all", "parameters", "trained"), rows, words=2)
         rows = [(part.name, GROUPS[part.name], _share(part, one.cost), *_sums([part])) for part in one.groups]
         rows.append(("all", "", "100.0 %", *_sums(one.groups)))
-        table("per kind of module", ("", "what", "share", "MMACs", "parameters", "trained"), rows, words=2)
+        table("per kind of module", ("", "what", "share", PARTS.name, "parameters", "trained"), rows, words=2)
 
 
 def _block_row(part, columns: list[str]) -> tuple[str, ...]:
     tokens = "" if part.tokens is None else " -> ".join(map(str, dict.fromkeys(part.tokens)))
-    return part.name, tokens, *(_mega(part.macs[kind]) if kind in part.macs else "" for kind in columns), *_sums([part])
+    macs = (PARTS.write(part.macs[kind]) if kind in part.macs else "" for kind in columns)
+    return part.name, tokens, *macs, *_sums([part])
 
 
 def _sums(parts) -> tuple[str, str, str]:
     """MACs, parameters and trained parameters of all parts together."""
     macs, parameters, trained = (sum(getattr(p, name) for p in parts) for name in ("total", "parameters", "trained"))
-    return _mega(macs), f"{parameters:,}", f"{trained:,}"
+    return PARTS.write(macs), f"{parameters:,}", f"{trained:,}"
 
 
 def _share(part, whole) -> str:
@@ -124,21 +130,14 @@ def _growth(model: str, chosen: list, sizes: list[int], classes: int | None, plo
 
 
 def _say_growth(rows: list, plot: Path | None) -> None:
+    unit = mac_unit(row.macs_all_tokens for row in rows)
     cells = [
         (
             row.recipe, f"{row.image_size[0]}x{row.image_size[1]}", f"{row.tokens[0]} to {row.tokens[1]}",
-            _giga(row.macs), _giga(row.macs_all_tokens), f"{row.ratio:.3f}",
+            unit.write(row.macs), unit.write(row.macs_all_tokens), f"{row.ratio:.3f}",
         )
         for row in rows
     ]  # fmt: skip
-    table("", ("recipe", "image", "tokens", "GMACs", "with all tokens", "ratio"), cells)
+    table("", ("recipe", "image", "tokens", unit.name, "with all tokens", "ratio"), cells)
     if plot is not None:
         typer.echo(f"drawn: {plot}")
-
-
-def _giga(macs: int) -> str:
-    return f"{macs / 1e9:.2f}" if macs >= 1e9 else f"{macs / 1e9:.4f}"
-
-
-def _mega(macs: int) -> str:
-    return f"{macs / 1e6:,.2f}"

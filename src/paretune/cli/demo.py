@@ -10,6 +10,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, table
+from paretune.counts import MMACS
 from paretune.errors import UsageError
 
 
@@ -57,7 +58,7 @@ def _cells(row: dict) -> list[str]:
         f"{row['accuracy']:.1%}",
         f"{row['trained']:,}",
         f"{row['file_bytes'] / 1000:.0f}",
-        f"{row['macs'] / 1e6:.1f}",
+        MMACS.write(row["macs"]),
         f"{row['train_seconds']:.1f}",
         f"{row['images_per_second']:.0f}",
     ]

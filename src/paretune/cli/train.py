@@ -63,8 +63,7 @@ def train(
     from paretune.cli.build import build, chosen_recipe
     from paretune.data.opening import open_splits
     from paretune.data.task import known_task
-    from paretune.data.transforms import evaluation, framing, training
-    from paretune.train.fit import fit
+    from paretune.train.prepare import fit_on
 
     wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
     wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights}
@@ -73,15 +72,12 @@ def train(
         data, task=task and known_task(task), seed=seed, val_share=val_share, skip_unreadable=skip_unreadable,
         download=download, test=False,
     )  # fmt: skip
-    train_set, val_set = images.train, images.val
-    _tell_skipped([*train_set.skipped, *val_set.skipped])
-    adapted = build(model, chosen, list(train_set.classes), image_size, pretrained, checkpoint, seed, train_set.task)
-    adapted.preprocessing = framing(adapted.preprocessing, chosen.schedule.augment)
-    train_set = train_set.through(training(adapted.preprocessing, chosen.schedule.augment))
-    val_set = val_set.through(evaluation(adapted.preprocessing))
+    _tell_skipped([*images.train.skipped, *images.val.skipped])
+    classes, answers = list(images.train.classes), images.train.task
+    adapted = build(model, chosen, classes, image_size, pretrained, checkpoint, seed, answers)
     try:
-        result = fit(
-            adapted, train_set, val_set, chosen.schedule, out,
+        result = fit_on(
+            adapted, images.train, images.val, chosen.schedule, out,
             seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
             resume=resume, overwrite=overwrite, notes=_notes(chosen, set_),
         )  # fmt: skip

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 
 from paretune.errors import UsageError, refuse, unknown
 from paretune.ledger.averages import Difference, Means, complete, difference, means
-from paretune.ledger.entries import Side
+from paretune.ledger.entries import Entry
 from paretune.ledger.remarks import remarks
 from paretune.ledger.traps import traps
 
@@ -21,12 +21,12 @@ SHORT = 12  # characters of values that are worth showing for each task
 
 @dataclass(frozen=True)
 class Compared:
-    """A side with its means over the common tasks, and its difference to the baseline (None for the baseline itself).
+    """An entry with its means over the common tasks, and its difference to the baseline (None for the baseline itself).
 
     unlike: whether its protocol differs from the baseline's
     """
 
-    side: Side
+    entry: Entry
     means: Means
     difference: Difference | None
     unlike: bool
@@ -60,82 +60,87 @@ class Comparison:
 
 
 def _to_dict(row: Compared) -> dict:
-    side, apart = row.side, row.difference
+    entry, apart = row.entry, row.difference
     return {
-        "name": side.name,
-        "recipe": side.recipe,
-        "origin": side.origin,
-        "trained": side.trained,
-        "macs": side.macs,
-        "tokens": side.tokens,
-        "seeds": [seed for seed in next(iter(side.scores.values())) if seed is not None],
+        "name": entry.name,
+        "recipe": entry.recipe,
+        "origin": entry.origin,
+        "trained": entry.trained,
+        "macs": entry.macs,
+        "tokens": entry.tokens,
+        "seeds": [seed for seed in next(iter(entry.scores.values())) if seed is not None],
         "means": asdict(row.means),
         "to_baseline": None if apart is None else {**asdict(apart), "record": apart.record},
         "protocol_differs": row.unlike,
-        "printed": side.printed and {"mean": side.printed[0], "which": side.printed[1]},
+        "printed": entry.printed and {"mean": entry.printed[0], "which": entry.printed[1]},
     }
 
 
-def compare(sides: Sequence[Side], baseline: str | None = None, force: bool = False) -> Comparison:
-    """Hold the sides against the one called `baseline`, by default the first.
+def compare(entries: Sequence[Entry], baseline: str | None = None, force: bool = False) -> Comparison:
+    """Hold the entries against the one called `baseline`, by default the first.
 
     Raises UsageError if their protocols differ, naming every difference, unless `force`; for an unknown baseline; and
     if there is no task, or no seed with all tasks, that could be compared.
     """
-    by_name = {side.name: side for side in sides}
+    by_name = {entry.name: entry for entry in entries}
     if baseline is not None and baseline not in by_name:
         raise unknown("baseline", baseline, list(by_name))
-    groups = common_tasks(sides)
-    apart = differences(sides, groups)
+    groups = common_tasks(entries)
+    apart = differences(entries, groups)
     if not force:
         refuse(apart, "these results cannot be compared (--force does, and says so)")
-    whole = {side.name: _complete(side, groups) for side in sides}
-    base = by_name[baseline] if baseline else sides[0]
+    whole = {entry.name: _complete(entry, groups) for entry in entries}
+    base = by_name[baseline] if baseline else entries[0]
     rows = [
         Compared(
-            whole[side.name],
-            means(whole[side.name].scores, groups),
-            None if side is base else difference(whole[side.name].scores, whole[base.name].scores, groups),
-            unlike=bool(differences([base, side], groups)),
+            whole[entry.name],
+            means(whole[entry.name].scores, groups),
+            None if entry is base else difference(whole[entry.name].scores, whole[base.name].scores, groups),
+            unlike=bool(differences([base, entry], groups)),
         )
-        for side in sides
+        for entry in entries
     ]
-    notes = remarks(sides, list(whole.values()), base.name)
-    return Comparison(tuple(rows), base.name, groups, tuple(apart), tuple(traps(sides)), tuple(notes))
+    notes = remarks(entries, list(whole.values()), base.name)
+    return Comparison(tuple(rows), base.name, groups, tuple(apart), tuple(traps(entries)), tuple(notes))
 
 
-def common_tasks(sides: Sequence[Side]) -> dict[str, str]:
-    """{task: group} of the tasks that all sides have, those of a group together. Raises UsageError if there is none."""
-    shared = [task for task in sides[0].scores if all(task in side.scores for side in sides)]
-    if not shared:
-        having = "; ".join(f"{side.name}: {', '.join(side.scores)}" for side in sides)
-        raise UsageError(f"there is no task that all have: {having}")
-    order = list(dict.fromkeys(sides[0].groups[task] for task in shared))
-    return {task: sides[0].groups[task] for task in sorted(shared, key=lambda task: order.index(sides[0].groups[task]))}
+def common_tasks(entries: Sequence[Entry]) -> dict[str, str]:
+    """{task: group} of the tasks that all entries have, those of a group together.
 
-
-def _complete(side: Side, groups: dict[str, str]) -> Side:
-    """The side with the scores that count."""
-    scores = complete(side.scores, list(groups))
-    if not next(iter(scores.values())):
-        seeds = "; ".join(f"{task}: {', '.join(map(str, side.scores[task]))}" for task in groups)
-        raise UsageError(f"{side.name} of {side.origin} has no seed with all tasks ({seeds}): run what is missing")
-    return replace(side, scores=scores)
-
-
-def differences(sides: Sequence[Side], groups: dict[str, str]) -> list[str]:
-    """A sentence for every path whose value is not one and the same in all rows of all sides, those of several tasks
-    together; what a side does not state is said once for all that others do state.
+    Raises UsageError if there is none.
     """
-    paths = dict.fromkeys(path for side in sides for path in side.terms if _task(path) in ("", *groups))
+    shared = [task for task in entries[0].scores if all(task in entry.scores for entry in entries)]
+    if not shared:
+        having = "; ".join(f"{entry.name}: {', '.join(entry.scores)}" for entry in entries)
+        raise UsageError(f"there is no task that all have: {having}")
+    order = list(dict.fromkeys(entries[0].groups[task] for task in shared))
+    return {
+        task: entries[0].groups[task] for task in sorted(shared, key=lambda task: order.index(entries[0].groups[task]))
+    }
+
+
+def _complete(entry: Entry, groups: dict[str, str]) -> Entry:
+    """The entry with the scores that count."""
+    scores = complete(entry.scores, list(groups))
+    if not next(iter(scores.values())):
+        seeds = "; ".join(f"{task}: {', '.join(map(str, entry.scores[task]))}" for task in groups)
+        raise UsageError(f"{entry.name} of {entry.origin} has no seed with all tasks ({seeds}): run what is missing")
+    return replace(entry, scores=scores)
+
+
+def differences(entries: Sequence[Entry], groups: dict[str, str]) -> list[str]:
+    """A sentence for every path whose value is not one and the same in all rows of all entries, those of several tasks
+    together; what an entry does not state is said once for all that others do state.
+    """
+    paths = dict.fromkeys(path for entry in entries for path in entry.terms if _task(path) in ("", *groups))
     found: dict[tuple[str, str], list[str]] = {}
     for path in paths:
-        values, task = _values(path, sides), _task(path)
+        values, task = _values(path, entries), _task(path)
         if len(values) > 1:
-            said = _said(values, sides, brief=bool(task))
+            said = _said(values, entries, brief=bool(task))
             found.setdefault((path.removesuffix(f" of {task}"), said), []).append(task)
     told = [f"{stem}{_of(tasks, groups)} {said}" for (stem, said), tasks in found.items()]
-    return told + _unstated(sides, list(paths))
+    return told + _unstated(entries, list(paths))
 
 
 def _task(path: str) -> str:
@@ -150,36 +155,36 @@ def _of(tasks: Sequence[str], groups: dict[str, str]) -> str:
     return " of all tasks" if len(tasks) == len(groups) else f" of {', '.join(tasks)}"
 
 
-def _values(path: str, sides: Sequence[Side]) -> dict[str, list[Side]]:
+def _values(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     """Who states which value."""
-    stating: dict[str, list[Side]] = {}
-    for side in sides:
-        for value in sorted(side.terms.get(path, ())):
-            stating.setdefault(value, []).append(side)
+    stating: dict[str, list[Entry]] = {}
+    for entry in entries:
+        for value in sorted(entry.terms.get(path, ())):
+            stating.setdefault(value, []).append(entry)
     return stating
 
 
-def _said(values: dict[str, list[Side]], sides: Sequence[Side], brief: bool) -> str:
+def _said(values: dict[str, list[Entry]], entries: Sequence[Entry], brief: bool) -> str:
     """brief: long values are hashes, which tell nobody anything."""
     if brief and max(map(len, values)) > SHORT:
-        return f"differs between {' and '.join(_places(some, sides) for some in values.values())}"
-    return "is " + ", ".join(f"{value} in {_places(some, sides)}" for value, some in values.items())
+        return f"differs between {' and '.join(_places(some, entries) for some in values.values())}"
+    return "is " + ", ".join(f"{value} in {_places(some, entries)}" for value, some in values.items())
 
 
-def _unstated(sides: Sequence[Side], paths: Sequence[str]) -> list[str]:
-    silent: dict[str, list[Side]] = {}
-    for side in sides:
-        if lacking := dict.fromkeys(path.partition(" of ")[0] for path in paths if path not in side.terms):
-            silent.setdefault(", ".join(lacking), []).append(side)
+def _unstated(entries: Sequence[Entry], paths: Sequence[str]) -> list[str]:
+    silent: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if lacking := dict.fromkeys(path.partition(" of ")[0] for path in paths if path not in entry.terms):
+            silent.setdefault(", ".join(lacking), []).append(entry)
     do = {lacking: "does" if len(some) == 1 else "do" for lacking, some in silent.items()}
-    return [f"{_places(some, sides)} {do[lacking]} not state {lacking}" for lacking, some in silent.items()]
+    return [f"{_places(some, entries)} {do[lacking]} not state {lacking}" for lacking, some in silent.items()]
 
 
-def _places(some: Sequence[Side], sides: Sequence[Side]) -> str:
-    """ "a.jsonl lora, full; b.jsonl lora", or the names alone where all `sides` are from one file."""
+def _places(some: Sequence[Entry], entries: Sequence[Entry]) -> str:
+    """ "a.jsonl lora, full; b.jsonl lora", or the names alone where all `entries` are from one file."""
     by_origin: dict[str, list[str]] = {}
-    for side in some:
-        by_origin.setdefault(side.origin, []).append(side.recipe)
-    if len({side.origin for side in sides}) == 1:
+    for entry in some:
+        by_origin.setdefault(entry.origin, []).append(entry.recipe)
+    if len({entry.origin for entry in entries}) == 1:
         return ", ".join(*by_origin.values())
     return "; ".join(f"{origin} {', '.join(recipes)}" for origin, recipes in by_origin.items())

@@ -20,11 +20,11 @@ from paretune.ledger.averages import Scores
 from paretune.ledger.results import Ledger, Result, weights
 
 PUBLISHED = "published:"
-Terms = dict[str, frozenset[str]]  # {path: the values, as JSON, that the rows of a side have there}
+Terms = dict[str, frozenset[str]]  # {path: the values, as JSON, that the rows of an entry have there}
 
 
 @dataclass(frozen=True)
-class Side:
+class Entry:
     """One recipe with its scores.
 
     name: as the table calls it; recipe, origin: as its source calls it, and the file or published table it is from
@@ -47,57 +47,57 @@ class Side:
     printed: tuple[str, str] | None = None
 
 
-def read_sides(arguments: Sequence[str], published: Callable[[str], list[Side]]) -> list[Side]:
-    """The sides that the arguments name, in their order, told apart by their names.
+def read_entries(arguments: Sequence[str], published: Callable[[str], list[Entry]]) -> list[Entry]:
+    """The entries that the arguments name, in their order, told apart by their names.
 
-    published: gives the sides of "TABLE", "TABLE:ROW" or "ROW" of the papers, as `papers.vtab_rows.published_sides`.
-    Raises UsageError for a file, recipe or published row that is not there, and for a side that is named twice.
+    published: gives the entries of "TABLE", "TABLE:ROW" or "ROW" of the papers: `papers.vtab_rows.published_entries`
+    Raises UsageError for a file, recipe or published row that is not there, and for an entry that is named twice.
     """
-    sides = [side for argument in arguments for side in _read(argument, published)]
-    places = [(side.origin, side.recipe) for side in sides]
+    entries = [entry for argument in arguments for entry in _read(argument, published)]
+    places = [(entry.origin, entry.recipe) for entry in entries]
     if twice := [place for i, place in enumerate(places) if place in places[:i]]:
         raise UsageError(f"{twice[0][1]} of {twice[0][0]} is named twice: name everything once")
-    recipes = [side.recipe for side in sides]
+    recipes = [entry.recipe for entry in entries]
     return [
-        replace(side, name=f"{side.recipe} ({side.origin})") if recipes.count(side.recipe) > 1 else side
-        for side in sides
+        replace(entry, name=f"{entry.recipe} ({entry.origin})") if recipes.count(entry.recipe) > 1 else entry
+        for entry in entries
     ]
 
 
-def _read(argument: str, published: Callable[[str], list[Side]]) -> list[Side]:
+def _read(argument: str, published: Callable[[str], list[Entry]]) -> list[Entry]:
     if argument.startswith(PUBLISHED):
         return published(argument.removeprefix(PUBLISHED))
     if Path(argument).is_file():
-        return ledger_sides(argument)
+        return ledger_entries(argument)
     file, _, recipe = argument.rpartition(":")
     if not Path(file).is_file():
         raise UsageError(
             f"there is no ledger '{argument}': give FILE or FILE:RECIPE, a ledger.jsonl as `paretune suite` writes it, "
             f"or {PUBLISHED}TABLE:ROW"
         )
-    sides = {side.recipe: side for side in ledger_sides(file)}
-    if recipe not in sides:
-        raise unknown(f"recipe of {file}", recipe, list(sides))
-    return [sides[recipe]]
+    entries = {entry.recipe: entry for entry in ledger_entries(file)}
+    if recipe not in entries:
+        raise unknown(f"recipe of {file}", recipe, list(entries))
+    return [entries[recipe]]
 
 
-def ledger_sides(path: str | Path) -> list[Side]:
+def ledger_entries(path: str | Path) -> list[Entry]:
     """All recipes of a ledger in order of appearance. Raises UsageError if there is none."""
     rows = Ledger(path).rows()
     if not rows:
         raise UsageError(f"{path} holds no results")
     recipes = dict.fromkeys(row.recipe for row in rows)
-    return [_side(str(path), recipe, [row for row in rows if row.recipe == recipe]) for recipe in recipes]
+    return [_entry(str(path), recipe, [row for row in rows if row.recipe == recipe]) for recipe in recipes]
 
 
-def _side(path: str, recipe: str, rows: list[Result]) -> Side:
+def _entry(path: str, recipe: str, rows: list[Result]) -> Entry:
     scores: dict[str, dict[int | None, float]] = {}
     places: dict[tuple[str, int], Result] = {}
     for row in rows:
         if (first := places.setdefault((row.task, row.seed), row)) is not row:
             raise UsageError(_two_answers(path, first, row))
         scores.setdefault(row.task, {})[row.seed] = row.test
-    return Side(
+    return Entry(
         name=recipe,
         recipe=recipe,
         origin=path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from paretune.counts import mac_unit
 from paretune.ledger.averages import CONFIDENCE, Estimate
 from paretune.ledger.compare import Compared, Comparison
 from paretune.ledger.remarks import machines, seeds
@@ -18,30 +19,25 @@ NAMED = ("name", "train", "selection", "grid", "epoch", "test_used", "schedule",
 def overview(found: Comparison) -> Table:
     """A row per recipe: cost, means of the groups, both means with intervals, differences to the baseline."""
     groups = list(dict.fromkeys(found.groups.values()))
-    unit, scale, digits = _unit(found)
-    header = ["recipe", "trained", unit, "tokens", *(groups if len(groups) > 1 else ())]
+    unit = mac_unit(row.entry.macs for row in found.rows)
+    header = ["recipe", "trained", unit.name, "tokens", *(groups if len(groups) > 1 else ())]
     header += ["flat mean ± CI", "group mean ± CI"]
     if len(found.rows) > 1:
         header += [f"flat less {found.baseline}", f"group less {found.baseline}", "better/equal/worse"]
     rows = []
     for row in found.rows:
-        macs = NONE if row.side.macs is None else f"{row.side.macs / scale:.{digits}f}"
-        cells = [_name(row), _count(row.side.trained), macs, _count(row.side.tokens)]
+        macs = NONE if row.entry.macs is None else unit.write(row.entry.macs)
+        cells = [_name(row), _count(row.entry.trained), macs, _count(row.entry.tokens)]
         cells += [f"{100 * row.means.groups[group].mean:.2f}" for group in groups if len(groups) > 1]
         cells += [_percent(row.means.flat), _percent(row.means.group)]
         if len(found.rows) > 1:
             cells += _apart(row)
-        rows.append((*cells, f"{len(seeds(row.side)) or '?'} x {len(found.groups)}"))
+        rows.append((*cells, f"{len(seeds(row.entry)) or '?'} x {len(found.groups)}"))
     return (*header, "seeds x tasks"), rows
 
 
-def _unit(found: Comparison) -> tuple[str, float, int]:
-    known = [row.side.macs for row in found.rows if row.side.macs is not None]
-    return ("MMACs", 1e6, 1) if known and max(known) < 1e9 else ("GMACs", 1e9, 2)
-
-
 def _name(row: Compared) -> str:
-    return row.side.name + UNLIKE * row.unlike
+    return row.entry.name + UNLIKE * row.unlike
 
 
 def _count(number: int | None) -> str:
@@ -71,7 +67,7 @@ def by_task(found: Comparison) -> Table:
 
 def title(found: Comparison) -> str:
     """What the numbers are."""
-    metrics = {row.metric for one in found.rows for row in one.side.results} or {"accuracy"}
+    metrics = {row.metric for one in found.rows for row in one.entry.results} or {"accuracy"}
     return f"{' and '.join(sorted(metrics))} in %, differences in points; ± {CONFIDENCE:.0%} interval over seeds"
 
 
@@ -103,11 +99,11 @@ def _grid(header: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> s
 
 def provenance(found: Comparison) -> list[tuple[str, str]]:
     """Names and sentences on protocols, backbones, seeds, numbers of trainings, dates and machines of own results."""
-    sides = [row.side for row in found.rows]
-    results = [row for side in sides for row in side.results]
+    entries = [row.entry for row in found.rows]
+    results = [row for entry in entries for row in entry.results]
     if not results:
         return []
-    tuned = {(side.name, row.task): len(row.candidates) for side in sides for row in side.results}
+    tuned = {(entry.name, row.task): len(row.candidates) for entry in entries for row in entry.results}
     dates = sorted({row.date for row in results})
     trainings = f"{len(results)} results in {sum(row.seconds for row in results) / 3600:.1f} h"
     trainings += f", their settings chosen among {sum(tuned.values())} candidates" if any(tuned.values()) else ""
@@ -117,7 +113,7 @@ def provenance(found: Comparison) -> list[tuple[str, str]]:
         ("seeds", " ".join(map(str, sorted({row.seed for row in results})))),
         ("trainings", trainings),
         ("dates", " to ".join(dict.fromkeys((dates[0], dates[-1])))),
-        ("machines", "; ".join(machines(sides))),
+        ("machines", "; ".join(machines(entries))),
     ]
 
 

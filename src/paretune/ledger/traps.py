@@ -13,33 +13,35 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 
-from paretune.ledger.entries import Side
+from paretune.ledger.entries import Entry
 
 EITHER = "flat mean and group mean"  # of a printed mean that fits both
 FED, OWN = "protocol.preprocessing", "backbone.normalisation"  # where means and deviations stand
 KINDS = {EITHER: "what both means round to", "neither": "neither mean"}
 
 
-def traps(sides: Sequence[Side]) -> list[str]:
-    """A sentence for every trap that these sides are in."""
-    return [sentence for find in (_lossy, _normalisation, _average, _selection) if (sentence := find(sides))]
+def traps(entries: Sequence[Entry]) -> list[str]:
+    """A sentence for every trap that these entries are in."""
+    return [sentence for find in (_lossy, _normalisation, _average, _selection) if (sentence := find(entries))]
 
 
-def _lossy(sides: Sequence[Side]) -> str:
+def _lossy(entries: Sequence[Entry]) -> str:
     stored = {"lossy": "lossy pictures", "mixed": "partly lossy pictures", "unknown": "pictures of unknown storage"}
-    found = [_whose(sides, lambda side, value=value: value in _lossiness(side), what) for value, what in stored.items()]
+    found = [
+        _whose(entries, lambda entry, value=value: value in _lossiness(entry), what) for value, what in stored.items()
+    ]
     return _told("lossy data", found, "; pictures stored anew as JPEG score lower")
 
 
-def _lossiness(side: Side) -> set[str]:
-    return {json.loads(v) for path, values in side.terms.items() if path.startswith("data.lossy ") for v in values}
+def _lossiness(entry: Entry) -> set[str]:
+    return {json.loads(v) for path, values in entry.terms.items() if path.startswith("data.lossy ") for v in values}
 
 
-def _normalisation(sides: Sequence[Side]) -> str:
+def _normalisation(entries: Sequence[Entry]) -> str:
     found = []
-    by_statistics = _by(sides, lambda side: tuple(_statistics(side, path) for path in (FED, OWN)))
+    by_statistics = _by(entries, lambda entry: tuple(_statistics(entry, path) for path in (FED, OWN)))
     for (fed, own), some in by_statistics.items():
-        names = _names(side.name for side in some)
+        names = _names(entry.name for entry in some)
         if not fed:
             found.append(f"not stated for {names}")
         elif not own:
@@ -47,13 +49,13 @@ def _normalisation(sides: Sequence[Side]) -> str:
         elif fed != own:
             found.append(f"{fed} for {names}, but the backbone was pretrained with {own}")
     if not found and len(by_statistics) > 1:
-        found = [f"{fed} for {_names(side.name for side in some)}" for (fed, _), some in by_statistics.items()]
+        found = [f"{fed} for {_names(entry.name for entry in some)}" for (fed, _), some in by_statistics.items()]
     return _told("normalisation", found)
 
 
-def _statistics(side: Side, path: str) -> str:
+def _statistics(entry: Entry, path: str) -> str:
     """ "mean 0.5 0.5 0.5, std 0.5 0.5 0.5", or nothing where that is not stated."""
-    values = {name: side.terms.get(f"{path}.{name}") for name in ("mean", "std")}
+    values = {name: entry.terms.get(f"{path}.{name}") for name in ("mean", "std")}
     if None in values.values():
         return ""
     return ", ".join(
@@ -62,30 +64,30 @@ def _statistics(side: Side, path: str) -> str:
     )
 
 
-def _average(sides: Sequence[Side]) -> str:
-    printed = [side for side in sides if side.printed is not None]
-    kinds = {side.printed[1] for side in printed} - {EITHER}
-    if not printed or (len(kinds) == 1 and len(printed) == len(sides)):
+def _average(entries: Sequence[Entry]) -> str:
+    printed = [entry for entry in entries if entry.printed is not None]
+    kinds = {entry.printed[1] for entry in printed} - {EITHER}
+    if not printed or (len(kinds) == 1 and len(printed) == len(entries)):
         return ""
     found = []
-    for kind, some in _by(printed, lambda side: side.printed[1]).items():
-        numbers = _names(f"{side.name} ({side.printed[0]})" for side in some)
+    for kind, some in _by(printed, lambda entry: entry.printed[1]).items():
+        numbers = _names(f"{entry.name} ({entry.printed[0]})" for entry in some)
         found.append(f"{KINDS.get(kind, f'the {kind}')} is printed for {numbers}")
     return _told("average", found, "; here both means are computed from the accuracies of the tasks")
 
 
-def _selection(sides: Sequence[Side]) -> str:
-    used = _whose(sides, lambda side: any(use != '"once"' for use in _uses(side)), "the test helped to choose")
-    silent = _whose(sides, lambda side: not _uses(side), "it is not stated what chose")
+def _selection(entries: Sequence[Entry]) -> str:
+    used = _whose(entries, lambda entry: any(use != '"once"' for use in _uses(entry)), "the test helped to choose")
+    silent = _whose(entries, lambda entry: not _uses(entry), "it is not stated what chose")
     return _told("selection", [used, silent], "; a test that chooses flatters" * bool(used))
 
 
-def _uses(side: Side) -> frozenset[str]:
-    return side.terms.get("protocol.test_used", frozenset())
+def _uses(entry: Entry) -> frozenset[str]:
+    return entry.terms.get("protocol.test_used", frozenset())
 
 
-def _whose(sides: Sequence[Side], applies: Callable[[Side], bool], what: str) -> str:
-    names = [side.name for side in sides if applies(side)]
+def _whose(entries: Sequence[Entry], applies: Callable[[Entry], bool], what: str) -> str:
+    names = [entry.name for entry in entries if applies(entry)]
     return f"{what} for {_names(names)}" if names else ""
 
 
@@ -101,9 +103,9 @@ def _told(trap: str, found: Iterable[str], moral: str = "") -> str:
     return f"{trap}: {evidence}{moral}" if evidence else ""
 
 
-def _by(sides: Sequence[Side], key: Callable[[Side], object]) -> dict:
-    """The sides by a key, in order of appearance."""
+def _by(entries: Sequence[Entry], key: Callable[[Entry], object]) -> dict:
+    """The entries by a key, in order of appearance."""
     found: dict = {}
-    for side in sides:
-        found.setdefault(key(side), []).append(side)
+    for entry in entries:
+        found.setdefault(key(entry), []).append(entry)
     return found

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from paretune.core import anatomy
 from paretune.core.model import Adapted, Run
+from paretune.counts import mac_unit
 from paretune.measure.counting import Tally, dry_run
 
 
@@ -39,11 +40,11 @@ class Cost:
 
     def lines(self) -> list[tuple[str, str]]:
         """The table's rows."""
-        share = 100 * self.trained / self.total
+        share, unit = 100 * self.trained / self.total, mac_unit([self.macs])
         return [
             ("trained parameters", f"{self.trained:,} ({share:.2f} % of {self.total:,})"),
             ("  without the head", f"{self.trained_without_head:,}"),
-            ("MACs per image", f"{self.macs / 1e9:.2f} G at {self.image_size[0]}x{self.image_size[1]}"),
+            ("MACs per image", f"{unit.write(self.macs)} {unit.name} at {self.image_size[0]}x{self.image_size[1]}"),
             ("tokens per block", " ".join(f"{a}" if a == m else f"{a}>{m}" for a, m in self.tokens)),
         ]
 

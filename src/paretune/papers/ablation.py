@@ -40,11 +40,11 @@ def ablation(
         by_key.setdefault(row.key, row)
     images = None if data is None else _read(data)
     classes = None if images is None else list(images.train.classes)
-    costs = {key: cost(adapt(model, row.adapters, row.reducer, classes)) for key, row in by_key.items()}
+    costs = {key: cost(adapt(model, row.methods.adapters, row.methods.reducer, classes)) for key, row in by_key.items()}
     found: dict[str, list[Trial]] = {}
     for i, (key, row) in enumerate(by_key.items() if images is not None else ()):
         tell(f"training {row.table}, {row.row} ({i + 1} of {len(by_key)})")
-        setting = Setting(row.name, model, row.adapters, row.reducer, schedule)
+        setting = Setting(row.name, model, row.methods, schedule)
         found[key] = [trial(setting, images, seed, out, device) for seed in seeds]
     return {
         "kind": "ablation",

@@ -23,7 +23,7 @@ from paretune.measure.counting import Tally, dry_run
 from paretune.measure.fake_memory import saved_bytes
 from paretune.measure.growth import weightless
 from paretune.measure.memory import tensor_bytes
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.papers.tables import Setting
 
 CLASSES = 100
@@ -131,13 +131,11 @@ class Workshop:
         if row["settings"] is None:
             model = self.model(setting)
             return model.reducer is None and all(p.requires_grad for p in model.parameters())
-        ran = methods(row["settings"]["adapters"], row["settings"]["reducer"])
-        return ran == methods(setting.adapters, setting.reducer)
+        return Methods.from_json(row["settings"]) == setting.methods
 
 
 def _built(setting: Setting) -> Adapted:
-    adapters, reducer = methods(setting.adapters, setting.reducer)
-    return weightless(setting.backbone, adapters, reducer, CLASSES)
+    return weightless(setting.backbone, setting.methods.adapters, setting.methods.reducer, CLASSES)
 
 
 def _figure(row: dict, quantity: str) -> float | None:

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from paretune.errors import unknown
+from paretune.methods import Methods
 
 UNITS = {"M": 10**6, "G": 10**9}  # of what is counted; measured quantities keep the unit of the paper
 MEASURED = ("training memory", "inference memory", "training time", "inference time", "throughput")
@@ -28,6 +29,11 @@ class Setting:
     backbone: str
     adapters: tuple[dict, ...]
     reducer: dict | None
+
+    @property
+    def methods(self) -> Methods:
+        """Adapters and reducer. Raises UsageError for those that paretune lacks."""
+        return Methods.from_json({"adapters": self.adapters, "reducer": self.reducer})
 
     def key(self) -> str:
         """A string that is equal for equal settings."""

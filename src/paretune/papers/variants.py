@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev
-from typing import Any
 
 from paretune.errors import UsageError, unknown
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.papers.tables import tables
 
 PAPERS = {
@@ -31,8 +30,7 @@ class Variant:
     table: str
     row: str
     key: str
-    adapters: tuple[Any, ...]
-    reducer: Any
+    methods: Methods
     printed: dict[str, str]
     accuracy: float | None
 
@@ -62,7 +60,7 @@ def _rows(key: str) -> list[Variant]:
             printed[number.row].setdefault(number.quantity, number.value or f"{number.change} %")
     means = {row: fmean(accuracies) for row, accuracies in table.accuracies.items()}
     return [
-        Variant(key, row, setting.key(), *methods(setting.adapters, setting.reducer), printed[row], means.get(row))
+        Variant(key, row, setting.key(), setting.methods, printed[row], means.get(row))
         for row, setting in table.settings.items()
     ]
 

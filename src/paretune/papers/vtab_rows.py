@@ -1,4 +1,4 @@
-"""Rows of published VTAB-1K tables as sides of a comparison, and under which protocol their numbers came about.
+"""Rows of published VTAB-1K tables as entries of a comparison, and under which protocol their numbers came about.
 
 The papers' tables are collections: most of their rows are copied from the papers of these methods, and were trained by
 different codes under different protocols. What is said here comes from these papers and codes:
@@ -20,7 +20,7 @@ from typing import Any
 
 from paretune.data.vtab import VTAB
 from paretune.errors import UsageError, unknown
-from paretune.ledger.entries import PUBLISHED, Side, Terms, flat, gathered
+from paretune.ledger.entries import PUBLISHED, Entry, Terms, flat, gathered
 from paretune.papers.means import means
 from paretune.papers.tables import UNITS, PrintedMean, PublishedTable, tables
 
@@ -67,14 +67,14 @@ ROWS = {
 }  # fmt: skip
 
 
-def published_sides(name: str) -> list[Side]:
-    """The sides of TABLE, of TABLE:ROW, or of ROW where one table alone has it.
+def published_entries(name: str) -> list[Entry]:
+    """The entries of TABLE, of TABLE:ROW, or of ROW where one table alone has it.
 
     Raises UsageError for a name that is not there, that several tables have, or whose numbers are lost.
     """
     known = _known()
     if (key := {table.lower(): table for table in ROWS}.get(name.lower())) is not None:
-        return [_side(table, mean) for table, mean in known.values() if table.key == key and mean.of is not None]
+        return [_entry(table, mean) for table, mean in known.values() if table.key == key and mean.of is not None]
     fits = [place for place in known if name.lower() in (place.lower(), place.lower().partition(":")[2])]
     if not fits:
         raise unknown("published row", name, [*known, *ROWS])
@@ -83,7 +83,7 @@ def published_sides(name: str) -> list[Side]:
     table, mean = known[fits[0]]
     if mean.of is None:
         raise UsageError(f"{fits[0]} cannot be compared: {mean.reason}")
-    return [_side(table, mean)]
+    return [_entry(table, mean)]
 
 
 def _known() -> dict[str, tuple[PublishedTable, PrintedMean]]:
@@ -97,9 +97,9 @@ def _named(mean: PrintedMean) -> str:
     return re.sub(r" \[\d+\]", "", mean.row).replace(",", "").replace(" = ", "=")
 
 
-def _side(table: PublishedTable, mean: PrintedMean) -> Side:
+def _entry(table: PublishedTable, mean: PrintedMean) -> Entry:
     scores = {task: {None: share / 100} for task, share in zip(VTAB, mean.of, strict=True)}
-    return Side(
+    return Entry(
         name=_named(mean),
         recipe=_named(mean),
         origin=PUBLISHED + table.key,

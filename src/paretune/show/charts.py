@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from paretune.show.frontier import frontier
+from paretune.show.labels import Placed, placed
 
 WIDTH, HEIGHT = 460, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 46  # margins around the plot
-LETTER, LINE, AWAY = 7.2, 16, 12  # a label's letters, its height, its distance from the dot
+LETTER, LINE, DESCENT = 7.2, 16, 4  # of a label: the width of a letter, its height, what of it is below the baseline
 STEP_WIDTH, STEP_HEIGHT = 220, 96
 
 
@@ -28,7 +28,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point in place: its centre, its label's baseline and anchor, whether it is on the front."""
+    """A point in place: its centre, its label's baseline and anchor, and whether it is on the front.
+
+    lead: a line to a label that stands away, for an SVG polyline, or "".
+    """
 
     point: Point
     x: float
@@ -36,6 +39,7 @@ class Dot:
     label_x: float
     label_y: float
     anchor: str
+    lead: str
     front: bool
 
 
@@ -144,46 +148,22 @@ def place(
     front: set[int],
     line: Sequence[tuple[float, float]],
 ) -> list[Dot]:
-    """The dots with their labels, each where it covers the least of dots, labels before it, and the line."""
+    """The dots with their labels beside them."""
     at = [(across(p.x, x_range), up(p.y, y_range)) for p in points]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at] + [(x - 1, y - 1, x + 1, y + 1) for x, y in between(line)]
-    dots = []
-    for i, (point, (x, y)) in enumerate(zip(points, at, strict=True)):
-        width = LETTER * len(point.label)
-        spots = [
-            ("start", x + AWAY, y + 4), ("end", x - AWAY, y + 4),
-            ("middle", x, y - AWAY + 1), ("middle", x, y + LINE + 5),
-            ("start", x + AWAY - 3, y - AWAY), ("end", x - AWAY + 3, y - AWAY),
-            ("start", x + AWAY - 3, y + LINE + 1), ("end", x - AWAY + 3, y + LINE + 1),
-        ]  # fmt: skip
-        anchor, label_x, label_y = min(spots, key=lambda spot: _cover(_box(*spot, width), taken))
-        taken.append(_box(anchor, label_x, label_y, width))
-        dots.append(Dot(point, x, y, label_x, label_y, anchor, i in front))
-    return dots
-
-
-def between(line: Sequence[tuple[float, float]], count: int = 24) -> list[tuple[float, float]]:
-    """Places along a line, evenly spread over each of its pieces."""
+    sizes = [(LETTER * len(point.label), LINE) for point in points]
+    frame = (LEFT, TOP, WIDTH, HEIGHT - BOTTOM)
     return [
-        (a[0] + (b[0] - a[0]) * i / count, a[1] + (b[1] - a[1]) * i / count)
-        for a, b in pairwise(line)
-        for i in range(count + 1)
+        Dot(point, *spot, *_text(spot, found), polyline([spot, found.end]) if found.led else "", i in front)
+        for i, (point, spot, found) in enumerate(zip(points, at, placed(at, sizes, frame, line=line), strict=True))
     ]
 
 
-def _box(anchor: str, x: float, y: float, width: float) -> tuple[float, float, float, float]:
-    left = {"start": x, "middle": x - width / 2, "end": x - width}[anchor]
-    return left, y - LINE + 4, left + width, y + 3
-
-
-def _cover(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> float:
-    """How much of other boxes a box covers; what lies outside of the plot counts most."""
-    outside = max(0, LEFT - box[0]) + max(0, box[2] - WIDTH) + max(0, TOP - box[1]) + max(0, box[3] - HEIGHT + BOTTOM)
-    shared = sum(
-        max(0, min(box[2], other[2]) - max(box[0], other[0])) * max(0, min(box[3], other[3]) - max(box[1], other[1]))
-        for other in taken
-    )
-    return shared + 100 * outside
+def _text(spot: tuple[float, float], found: Placed) -> tuple[float, float, str]:
+    """The x, the baseline and the anchor of a label; it keeps the side that is next to its point."""
+    left, _, right, bottom = found.box
+    if left >= spot[0]:
+        return left, bottom - DESCENT, "start"
+    return (right, bottom - DESCENT, "end") if right <= spot[0] else ((left + right) / 2, bottom - DESCENT, "middle")
 
 
 def steps(label: str, tokens: Sequence[tuple[int, int]], most: int, series: int) -> Steps:

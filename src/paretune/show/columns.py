@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from paretune.counts import mac_unit
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ COLUMNS = (
     Column("trained", "trained", "trained parameters, the classifier included", whole),
     Column("trained_without_head", "without head", "trained parameters, the classifier left out", whole),
     Column("file_bytes", "file kB", "adapter_model.safetensors: what is kept per task, in 1000 bytes", scaled(1e3)),
-    Column("macs", "GMACs", "thousand million multiply-accumulates per image", lambda v: significant(v / 1e9)),
+    Column("macs", "MACs", "multiply-accumulates per image", whole),  # `present` chooses the unit
     Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
     Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
     Column("accuracy", "accuracy", "share of right answers, and on what", percent),
@@ -75,5 +77,8 @@ SCORES = ("accuracy", "mean_average_precision", "r2")  # each row has one of the
 
 
 def present(figures: Sequence[dict[str, float]]) -> list[Column]:
-    """The columns for which at least one row has a figure."""
-    return [column for column in COLUMNS if any(column.key in row for row in figures)]
+    """The columns for which at least one row has a figure; multiply-accumulates in one unit for all rows."""
+    unit = mac_unit(row.get("macs") for row in figures)
+    found = [column for column in COLUMNS if any(column.key in row for row in figures)]
+    in_unit = {"head": unit.name, "meaning": unit.meaning, "write": unit.write}
+    return [replace(one, **in_unit) if one.key == "macs" else one for one in found]

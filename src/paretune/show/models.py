@@ -12,7 +12,7 @@ from paretune.core.model import Adapted
 from paretune.errors import UsageError
 from paretune.folding import stripped
 from paretune.measure.cost import cost
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.plan import adapt
 from paretune.show.panels import Panels, panels
 from paretune.show.sources import Row, Source, costs, identities
@@ -78,7 +78,8 @@ def built(source: Source, trained: Collection[str | None]) -> Iterator[tuple[str
             continue
         try:
             size = tuple(source.content["image_size"])
-            model = adapt(EMBEDDED, *methods(settings["adapters"], settings["reducer"]), pretrained=True, img_size=size)
+            methods = Methods.from_json(settings)
+            model = adapt(EMBEDDED, methods.adapters, methods.reducer, pretrained=True, img_size=size)
         except UsageError as problem:
             yield row.name, None, str(problem)
         else:

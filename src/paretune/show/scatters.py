@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from paretune.counts import mac_unit
 from paretune.show.charts import Point, Scatter, cost_and_gain, promise_and_clock
 from paretune.show.columns import COLUMNS, SCORES, Column, percent, significant, times
 from paretune.show.sources import Row
@@ -45,7 +46,8 @@ def _costs(group: Sequence[Row]) -> Iterator[tuple[Axis, list[Row]]]:
     """Every cost that these rows know, and the rows; MACs are the same at every batch size."""
     counted = {row.name: row for row in reversed(group) if "macs" in row.figures}
     if counted:
-        yield ("macs", 1e9, "GMACs per image"), list(counted.values())[::-1]
+        unit = mac_unit(row.figures["macs"] for row in counted.values())
+        yield ("macs", unit.size, f"{unit.name} per image"), list(counted.values())[::-1]
     for what, some in by_benchmark([row for row in group if "ms_per_image" in row.figures]):
         yield ("ms_per_image", 1, f"ms per image, {what}"), some
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from paretune.checkpoint import TENSORS, read_config
-from paretune.config import to_json
 from paretune.errors import UsageError
 from paretune.ledger.compare import compare
-from paretune.ledger.entries import ledger_sides
+from paretune.ledger.entries import ledger_entries
 from paretune.ledger.text import provenance
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.show.columns import SCORES
 from paretune.timing.result import check_version
 from paretune.train.runfolder import RECORD, read_json
@@ -224,17 +223,17 @@ def read_demo(path: Path, content: dict) -> Source:
 def read_ledger(path: Path, content: dict) -> Source:
     """A ledger of results: a row per recipe, with the flat mean over its tasks as accuracy. Raises UsageError where
     its protocols differ, as `paretune compare` does."""
-    found = compare(ledger_sides(path))
-    first = found.rows[0].side.results[0]
+    found = compare(ledger_entries(path))
+    first = found.rows[0].entry.results[0]
     scored = f"{len(found.groups)} tasks of {first.suite}, flat mean"
-    terms = {term: sorted(values) for term, values in found.rows[0].side.terms.items()}
+    terms = {term: sorted(values) for term, values in found.rows[0].entry.terms.items()}
     data = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
     rows = []
     for row in found.rows:
-        side, means = row.side, row.means
-        figures = {"trained_without_head": side.trained, "macs": side.macs, "tokens": side.tokens}
+        entry, means = row.entry, row.means
+        figures = {"trained_without_head": entry.trained, "macs": entry.macs, "tokens": entry.tokens}
         figures |= {"accuracy": means.flat.mean, "group_mean": means.group.mean}
-        rows.append(Row(side.name, side.recipe, known(figures), scored=scored, data=data))
+        rows.append(Row(entry.name, entry.recipe, known(figures), scored=scored, data=data))
     facts = [*provenance(found), *(("note", note) for note in (*found.traps, *found.notes))]
     return Source(path, "ledger", tuple(rows), tuple(facts), content)
 
@@ -260,10 +259,9 @@ def identity(model: str | None, image_size: list[int], settings: dict | None) ->
     if model is None or settings is None:
         return None
     try:
-        adapters, reducer = methods(settings["adapters"], settings["reducer"])
+        return json.dumps([model, list(image_size), Methods.from_json(settings).to_json()])
     except UsageError:  # a method that this paretune does not know
         return None
-    return json.dumps([model, list(image_size), [to_json(one) for one in adapters], reducer and to_json(reducer)])
 
 
 def named(data: dict) -> str:

@@ -48,9 +48,7 @@ class Job:
         name += "-candidate" if self.competes and self.protocol.train != "train800" else ""
         schedule, own = self.protocol.schedule_at(self.lr), self.protocol.preprocessing
         looks = 1 if self.competes else self.protocol.look_every or schedule.epochs
-        return Setting(
-            name, self.model, self.recipe.adapters, self.recipe.reducer, schedule, own, looks, self.checkpoint
-        )
+        return Setting(name, self.model, self.recipe.methods, schedule, own, looks, self.checkpoint)
 
 
 def work(job: Job) -> Trial | None:

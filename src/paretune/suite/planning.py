@@ -11,7 +11,6 @@ from statistics import fmean
 from paretune.backbone import create
 from paretune.catalogue import Recipe
 from paretune.checkpoint import fingerprint
-from paretune.config import to_json
 from paretune.core import anatomy
 from paretune.data.transforms import framing
 from paretune.errors import Diverged
@@ -137,10 +136,7 @@ class Pair:
             "group": plan.suite.groups[self.task],
             "recipe": recipe.name,
             "seed": seed,
-            "settings": {
-                "adapters": [to_json(one) for one in recipe.adapters],
-                "reducer": None if recipe.reducer is None else to_json(recipe.reducer),
-            },
+            "settings": recipe.methods.to_json(),
             "backbone": backbone,
             "protocol": {**plan.protocol.describe(), "preprocessing": preprocessing},
             "data": {

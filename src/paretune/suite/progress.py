@@ -9,7 +9,7 @@ from paretune.suite.jobs import Job
 from paretune.train.trials import Trial
 
 
-class Clock:
+class Progress:
     """Counts jobs. `total` is how many there will be at most; time left is told from what the jobs so far took, those
     of finished trainings, which take no time, left out."""
 

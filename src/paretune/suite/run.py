@@ -14,7 +14,7 @@ from typing import Any
 from paretune.ledger.results import Ledger, Result, key
 from paretune.methods import completed
 from paretune.suite.planning import Plan
-from paretune.suite.progress import Clock
+from paretune.suite.progress import Progress
 
 LEDGER = "ledger.jsonl"
 
@@ -37,7 +37,7 @@ def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None]
     known = {key(_completed(row)) for row in ledger.rows()}
     for order, pair in enumerate(pairs):
         add(order, pair.first({seed for seed in plan.seeds if key(pair.question(seed)) in known}))
-    clock = Clock(sum(pair.most() for pair in pairs))
+    progress = Progress(sum(pair.most() for pair in pairs))
     running: dict[Any, tuple] = {}
     try:
         while queue or running:
@@ -49,7 +49,7 @@ def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None]
                 try:
                     if isinstance(result, Exception):
                         raise result
-                    tell(clock.done(job, result))
+                    tell(progress.done(job, result))
                     if job.test:
                         ledger.append(pairs[order].row(result))
                     else:

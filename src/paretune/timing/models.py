@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from paretune.backbone import EMBEDDED, create
-from paretune.catalogue import Recipe, Schedule
+from paretune.catalogue import Schedule
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.folding import merge
 from paretune.measure.cost import Cost, cost
+from paretune.methods import Methods
 from paretune.plan import adapt
 from paretune.train.objective import Objective
 
@@ -65,15 +66,16 @@ def backbone(terms: Terms, dtype: torch.dtype = torch.float32) -> nn.Module:
     return module.to(terms.device, dtype)
 
 
-def build(base: nn.Module, recipe: Recipe | None) -> Adapted:
-    """The contestant of a recipe, or timm's (None), which trains everything. Frozen tensors share the memory of `base`.
+def build(base: nn.Module, methods: Methods | None) -> Adapted:
+    """The contestant with these methods, or timm's (None), which trains everything. Frozen tensors share the memory of
+    `base`.
 
-    Raises UsageError if the recipe does not fit the backbone.
+    Raises UsageError if the methods do not fit the backbone.
     """
     torch.manual_seed(0)
-    adapters, reducer = ((), None) if recipe is None else (recipe.adapters, recipe.reducer)
-    model = adapt(twin(base), adapters, reducer, CLASSES).to(next(base.parameters()).dtype)
-    return model.requires_grad_(True) if recipe is None else model
+    chosen = methods or Methods()
+    model = adapt(twin(base), chosen.adapters, chosen.reducer, CLASSES).to(next(base.parameters()).dtype)
+    return model.requires_grad_(True) if methods is None else model
 
 
 def twin(base: nn.Module) -> nn.Module:

@@ -27,9 +27,9 @@ from typing import IO, Any
 
 import torch
 
-from paretune.catalogue import Recipe, Schedule
+from paretune.catalogue import Schedule
 from paretune.errors import UsageError
-from paretune.methods import methods
+from paretune.methods import Methods
 from paretune.timing.models import Step, Terms, backbone, batch_of, build, forward
 
 SUPPORTED = sys.platform == "linux"
@@ -75,7 +75,7 @@ def main() -> None:
 def _peak(base: torch.nn.Module, one: dict, batch: int, terms: Terms, train: bool, threads: int) -> dict:
     schedule = Schedule(**one["schedule"])
     own = one["settings"] is None
-    model = build(base, None if own else Recipe(one["recipe"], "", *methods(**one["settings"])))
+    model = build(base, None if own else Methods.from_json(one["settings"]))
     size = tuple(model.preprocessing["input_size"][1:])
 
     def run(count: int) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from paretune.backbone import reason
 from paretune.catalogue import Recipe, Schedule
-from paretune.config import to_json
 from paretune.machine import environment
 from paretune.measure.memory import cuda_peak, saved_bytes, tensor_bytes
 from paretune.timing import resident
@@ -38,7 +37,7 @@ class Session:
         self.compiling: dict[Key, float] = {}
         self.errors: dict[Key, str] = {}
         base = backbone(terms)
-        models = {name: build(base, one) for name, one in field.items()}
+        models = {name: build(base, one and one.methods) for name, one in field.items()}
         self.costs = {name: price(model, terms.merged) for name, model in models.items()}
         self.image_size = self.costs[TIMM].image_size
 
@@ -59,7 +58,7 @@ class Session:
 
     def _forward(self) -> None:
         base = backbone(self.terms, self.terms.number)
-        models = {name: build(base, one) for name, one in self.field.items()}
+        models = {name: build(base, one and one.methods) for name, one in self.field.items()}
         runs = {name: forward(model, self.field[name] is None, self.terms) for name, model in models.items()}
         data = {batch: self._data(batch, self.terms.number)[0] for batch in self.batches}
         held = {name: tensor_bytes(model) for name, model in models.items()}
@@ -69,7 +68,7 @@ class Session:
         base = backbone(self.terms)
         steps, held = {}, {}
         for name, one in self.field.items():
-            model = build(base, one)
+            model = build(base, one and one.methods)
             unshare(model)
             steps[name] = Step(model, one is None, _schedule(one), self.terms)
             held[name] = tensor_bytes(model) + 2 * sum(p.nbytes for p in steps[name].trained)  # AdamW's moments
@@ -194,10 +193,7 @@ def _schedule(one: Recipe | None) -> Schedule:
 
 
 def _settings(one: Recipe | None) -> dict | None:
-    if one is None:
-        return None
-    reducer = None if one.reducer is None else to_json(one.reducer)
-    return {"adapters": [to_json(adapter) for adapter in one.adapters], "reducer": reducer}
+    return None if one is None else one.methods.to_json()
 
 
 def _never_eager(compiled: bool) -> AbstractContextManager:

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from paretune.counts import mac_unit
 from paretune.timing.rounds import Times
 from paretune.timing.row import Row
 
@@ -33,9 +34,10 @@ def table(title: str, columns: list[Column], rows: Sequence[Row], airy: bool) ->
 
 def forward_columns(rows: Sequence[Row], compiled: bool) -> list[Column]:
     """Names and cells of the forward's table."""
+    unit = mac_unit(row.cost.macs for row in rows)
     columns = [
         ("trained", lambda row: count(row.cost.trained_without_head)),
-        ("GMACs", lambda row: giga(row.cost.macs)),
+        (unit.name, lambda row: unit.write(row.cost.macs)),
         ("MACs\nratio", lambda row: ratio(row.macs_ratio)),
         ("ms/\nimage", lambda row: of(row.forward, lambda t: digits(t.ms_per_image))),
         ("images\n/s", lambda row: of(row.forward, lambda t: digits(t.images_per_second))),
@@ -94,11 +96,6 @@ def ratio(value: float | None) -> str:
 def mega(size: int | None) -> str:
     """Bytes in millions."""
     return of(size, lambda known: digits(known / 1e6))
-
-
-def giga(macs: int) -> str:
-    """In thousand millions, as papers print them, or three digits of less than one: "17.56", "0.096"."""
-    return f"{macs / 1e9:.{2 if macs >= 1e9 else 3}f}"
 
 
 def digits(value: float) -> str:

@@ -11,18 +11,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from paretune.catalogue import Schedule
 from paretune.checkpoint import load
-from paretune.config import to_json
-from paretune.core.model import Adapted
 from paretune.data.opening import open_splits
-from paretune.data.transforms import evaluation, framing, training
 from paretune.errors import UsageError
-from paretune.plan import adapt
+from paretune.methods import Methods
 from paretune.train.evaluate import evaluate
-from paretune.train.fit import fit
+from paretune.train.prepare import built, fit_on, seen
 from paretune.train.runfolder import completed, differences, read_json, write_json
 from paretune.train.tasks import task_of
 
@@ -40,8 +35,7 @@ class Setting:
 
     name: str
     model: str
-    adapters: tuple[Any, ...]
-    reducer: Any
+    methods: Methods
     schedule: Schedule
     preprocessing: dict[str, Any] = field(default_factory=dict)
     look_every: int = 1
@@ -95,45 +89,31 @@ def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str
     found = known or _trained(setting, data, seed, out, device)
     if test and found.accuracy is None:
         model = load(out)
-        found = replace(found, accuracy=evaluate(model, _seen(data.test, model), device=device).accuracy)
+        found = replace(found, accuracy=evaluate(model, seen(data.test, model), device=device).accuracy)
     if found != known:
         write_json(out / TRIAL, {"settings": wanted, "result": asdict(found)})
     return found
 
 
 def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -> Trial:
-    model = _build(setting, list(data.train.classes), seed)
-    learn = data.train.through(training(model.preprocessing, setting.schedule.augment))
+    file, classes = setting.checkpoint, list(data.train.classes)
+    model = built(
+        setting.model, setting.methods, setting.schedule, classes, seed=seed, pretrained=file is None, checkpoint=file
+    )
     begun = (out / "state" / "settings.json").exists()
-    result = fit(
-        model, learn, _seen(data.validate, model), setting.schedule, out,
+    result = fit_on(
+        model, data.train, data.validate, setting.schedule, out, setting.preprocessing,
         seed=seed, device=device, resume=begun, overwrite=not begun, look_every=setting.look_every, quiet=True,
     )  # fmt: skip
     return Trial(seed, None, result.accuracy, result.best_epoch, result.seconds)
 
 
-def _seen(images: Any, model: Adapted) -> Any:
-    return images.through(evaluation(model.preprocessing))
-
-
-def _build(setting: Setting, classes: list[str], seed: int) -> Adapted:
-    options = {"drop_path_rate": setting.schedule.drop_path} if setting.schedule.drop_path else {}
-    torch.manual_seed(seed)
-    file = setting.checkpoint
-    model = adapt(setting.model, setting.adapters, setting.reducer, classes, file is None, file, **options)
-    model.preprocessing = framing(model.preprocessing, setting.schedule.augment) | setting.preprocessing
-    return model
-
-
 def _described(setting: Setting, data: Split, seed: int) -> dict:
     parts = {name: getattr(data, name).describe() for name in ("train", "validate", "test")}
-    methods = {
-        "adapters": [to_json(one) for one in setting.adapters],
-        "reducer": None if setting.reducer is None else to_json(setting.reducer),
-    }
     weights = None if setting.checkpoint is None else hashlib.sha256(setting.checkpoint.read_bytes()).hexdigest()
-    plain = asdict(replace(setting, adapters=(), reducer=None))
-    described = {**plain, **methods, "checkpoint": weights, "seed": seed, "data": parts}
+    plain = {key: value for key, value in vars(setting).items() if key != "methods"}
+    known = {"schedule": asdict(setting.schedule), "checkpoint": weights, "seed": seed, "data": parts}
+    described = {**plain, **setting.methods.to_json(), **known}
     return json.loads(json.dumps(described))
 
 

@@ -1,0 +1,67 @@
+"""From a recipe and data to a training: the one place where these are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paretune.catalogue import Schedule
+from paretune.core.model import Adapted
+from paretune.data.task import Task
+from paretune.data.transforms import evaluation, framing, training
+from paretune.methods import Methods
+from paretune.plan import adapt
+from paretune.train.fit import Result, fit
+
+
+def built(
+    name: str,
+    methods: Methods,
+    schedule: Schedule,
+    classes: Sequence[str] | int | None,
+    *,
+    seed: int = 0,
+    task: Task = "multiclass",
+    pretrained: bool = True,
+    checkpoint: Path | None = None,
+    **options: Any,
+) -> Adapted:
+    """The backbone `name` with these methods, ready to be trained; new tensors are drawn from `seed`.
+
+    The backbone has the stochastic depth of the schedule. Raises UsageError as `adapt` does.
+    """
+    if schedule.drop_path:
+        options["drop_path_rate"] = schedule.drop_path
+    torch.manual_seed(seed)
+    return adapt(name, methods.adapters, methods.reducer, classes, pretrained, checkpoint, task, **options)
+
+
+def fit_on(
+    model: Adapted,
+    train: Any,
+    validate: Any,
+    schedule: Schedule,
+    out: str | Path,
+    preprocessing: dict | None = None,
+    **settings: Any,
+) -> Result:
+    """`fit` on pictures as the model is to see them.
+
+    train, validate: data sets of pictures, with `through(transform)`; training pictures are augmented as the schedule
+        says
+    preprocessing: what shall differ from the backbone's own, such as mean and std
+    settings: as in `fit`
+
+    The model keeps the preprocessing that evaluation then needs. Raises UsageError as `fit` does.
+    """
+    model.preprocessing = framing(model.preprocessing, schedule.augment) | (preprocessing or {})
+    learn = train.through(training(model.preprocessing, schedule.augment))
+    return fit(model, learn, seen(validate, model), schedule, out, **settings)
+
+
+def seen(images: Any, model: Adapted) -> Any:
+    """The data set as `model` sees it in evaluation."""
+    return images.through(evaluation(model.preprocessing))
