@@ -6,13 +6,14 @@ ROOT/CLASS/*.png   or   ROOT/train/CLASS/*.png alone                         "va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from paretune.data.dataset import Images, readable, some
-from paretune.data.files import Files, image_files
+from paretune.data.files import Files, Tree, folders_in, left_out
 from paretune.data.parting import SPLITS, Parts
 from paretune.errors import UsageError
 
@@ -24,12 +25,12 @@ def folder_parts(root: Path, skip_unreadable: bool = False) -> Parts:
     (all are named) unless `skip_unreadable`.
     """
     found = _folders_of_splits(root)
-    return {split: partial(_read, root, part, split, skip_unreadable) for split, part in found.items()}
+    return {split: partial(_read, root, found, split, skip_unreadable) for split in found}
 
 
 def class_folders(path: Path) -> list[str]:
     """The names of the folders in a folder, sorted; hidden ones are none."""
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    return [name for name in folders_in(path) if not name.startswith((".", "__"))]
 
 
 def _folders_of_splits(root: Path) -> dict[str, Path]:
@@ -46,18 +47,27 @@ def _folders_of_splits(root: Path) -> dict[str, Path]:
     return {"all": root}
 
 
-def _read(root: Path, part: Path, split: str, skip_unreadable: bool) -> Images:
+def _read(root: Path, parts: dict[str, Path], split: str, skip_unreadable: bool) -> Images:
     """Every image of one part, probed."""
+    part = parts[split]
     classes = tuple(class_folders(part))
     if not classes:
         raise UsageError(f"{part} holds no class folders: expected {part}/CLASS/*.png, one per class")
-    found = {name: image_files(part / name) for name in classes}
+    tree = Tree([here / name for here in parts.values() for name in ("", *class_folders(here))])
+    found = {name: tree.images(part / name) for name in classes}
     _no_empty_class(part, [name for name, files in found.items() if not files])
     keys = tuple(path.relative_to(root).as_posix() for files in found.values() for path in files)
     targets = np.repeat(np.arange(len(classes)), [len(files) for files in found.values()])
     images = readable(Images(Files(root), keys, targets, classes, split=split), skip_unreadable)
-    _no_empty_class(part, [name for i, name in enumerate(classes) if i not in images.targets])
+    there = set(images.targets.tolist())
+    _no_empty_class(part, [name for i, name in enumerate(classes) if i not in there])
     return images
+
+
+def left_out_of(root: Path, seen: Sequence[Images]) -> list[str]:
+    """What lies below a tree of class folders and is none of the images in `seen`, nor left out as unreadable."""
+    names = {images.name(i) for images in seen for i in range(len(images))}
+    return left_out(root, names | {name for images in seen for name, _ in images.skipped})
 
 
 def _no_empty_class(part: Path, empty: list[str]) -> None:

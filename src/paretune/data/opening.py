@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from paretune.data.dataset import Images, labelled_by, some
+from paretune.data.dataset import Images, labelled_by, readable, some
 from paretune.data.folder import folder_parts
 from paretune.data.hub import hub_parts
 from paretune.data.named import NAMED
@@ -27,7 +27,7 @@ from paretune.data.shards import is_shards, shard_parts
 from paretune.data.table import table_parts
 from paretune.data.task import Task
 from paretune.data.vtab import is_vtab_task, task_folders, vtab_parts
-from paretune.errors import UsageError, refuse
+from paretune.errors import UsageError, plain, refuse
 
 FORMS = (
     "a folder with a folder of images per class, FILE.csv, a folder or pattern of .tar shards, a VTAB-1K task's "
@@ -104,8 +104,18 @@ def parts_of(
     place: str | Path, task: Task | None = None, skip_unreadable: bool = False, download: bool = False
 ) -> Parts:
     """How to read each split of any form of data. Raises UsageError, with the forms there are, for what is none."""
-    _, read = form_of(place, task, skip_unreadable, download)
-    return read()
+    form, read = form_of(place, task, skip_unreadable, download)
+    found = read()
+    if not skip_unreadable:
+        return found
+    known = form == "vtab" or form in NAMED  # what is not looked at otherwise
+    return {split: partial(_lenient, part, known) for split, part in found.items()}
+
+
+def _lenient(read: Callable[[], Images], check: bool) -> Images:
+    """Images that leave out what cannot be read, now and later on."""
+    images = read()
+    return replace(readable(images, skip_unreadable=True) if check else images, lenient=True)
 
 
 def form_of(
@@ -124,7 +134,7 @@ def form_of(
         return "csv", partial(table_parts, path, task, skip_unreadable)
     if not path.is_dir():
         problem = "is a file, not a folder" if path.exists() else "does not exist"
-        raise UsageError(f"data folder {place} {problem}; data are {FORMS} with NAME one of {', '.join(NAMED)}")
+        raise UsageError(f"data folder {plain(place)} {problem}; data are {FORMS} with NAME one of {', '.join(NAMED)}")
     if tasks := task_folders(path):
         raise UsageError(f"{path} holds the VTAB-1K tasks {some(tasks)}: name one of them, such as {path / tasks[0]}")
     if is_vtab_task(path):
@@ -135,8 +145,8 @@ def form_of(
 def _shots(data: str | Path) -> tuple[str, int | None]:
     """The data's place and the number behind ?shots=, if any."""
     place, asked, query = str(data).partition("?shots=")
-    if asked and not re.fullmatch(r"\d+", query):
-        raise UsageError(f"{data}: ?shots= needs a number of images per class, such as ?shots=4")
+    if asked and not re.fullmatch(r"[0-9]{1,9}", query):
+        raise UsageError(f"{plain(data)}: ?shots= needs a number of images per class, such as ?shots=4")
     return place, int(query) if query else None
 
 
@@ -148,7 +158,9 @@ def _of_task(images: Images, task: Task | None) -> Images:
 
 def _same_classes(val: Images, train: Images) -> Images:
     """`val` labelled as `train`. Raises UsageError where their classes are not the same."""
-    problems = [f"class '{name}' is missing" for name in train.classes if name not in val.classes]
-    problems += [f"class '{name}' is not in train" for name in val.classes if name not in train.classes]
-    refuse(problems, f"{val.source.where}: val must have the same classes as train")
+    known, own = set(train.classes), set(val.classes)
+    problems = [f"class '{plain(name)}' is missing" for name in train.classes if name not in own]
+    problems += [f"class '{plain(name)}' is not in train" for name in val.classes if name not in known]
+    more = [f"and {len(problems) - 10:,} more"] if len(problems) > 10 else []
+    refuse(problems[:10] + more, f"{val.source.where}: val must have the same classes as train")
     return labelled_by(val, train.classes)
