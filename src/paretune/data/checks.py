@@ -86,10 +86,10 @@ def class_problems(seen: dict[str, Seen]) -> list[str]:
     """Classes that training does not know, and those that validation lacks."""
     if "train" not in seen:
         return []
-    known = seen["train"].images.classes
+    known = dict.fromkeys(seen["train"].images.classes)
     found = []
     for name, one in seen.items():
-        own = one.images.classes
+        own = dict.fromkeys(one.images.classes)
         strange = [text for text in own if text not in known]
         missing = [text for text in known if text not in own] if name == "val" else []
         found += [f"{name}: train has no {some(strange)}"] if strange else []

@@ -99,9 +99,8 @@ class Images:
 
     def __post_init__(self) -> None:
         bad = [repr(name) for name in self.classes if not _is_name(name)]
-        refuse(
-            [f"{some(bad)}: give them a name in UTF-8"] if bad else [], f"{plain(self.source.where)}: classes called"
-        )
+        if bad:
+            raise UsageError(f"{plain(self.source.where)}: classes called {some(bad)}: give them a name in UTF-8")
 
     def __len__(self) -> int:
         return len(self.keys)
