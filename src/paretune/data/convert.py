@@ -19,11 +19,12 @@ from paretune.data.encoding import encoding
 from paretune.data.images import open_image
 from paretune.data.opening import parts_of
 from paretune.data.shards import CLASSES
-from paretune.errors import UsageError, unknown
+from paretune.errors import UsageError, plain, unknown
 
 TARGETS = ("shards", "folder")
 FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 SPLITS = ("train", "val", "test", "all")
+_JPEG_SIDE = 65_500  # pixels: what a JPEG file holds
 _COPIED = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")  # what others become PNG: the same pixels, and every reader knows it
 
 
@@ -130,7 +131,7 @@ def _answer(images: Images, index: int) -> tuple[str, bytes]:
 def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> None:
     if images.task != "multiclass":
         raise UsageError(f"a folder of class folders cannot say {images.task} answers: use shards")
-    bad = [name for name in images.classes if "/" in name or name.startswith((".", "__")) or not name]
+    bad = [name for name in images.classes if not _is_folder_name(name)]
     if bad:
         raise UsageError(f"classes of the names {some([repr(name) for name in bad])} cannot be folders: use shards")
     there = sorted(set(images.targets.tolist()))
@@ -144,6 +145,11 @@ def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> Non
         (place / images.classes[label] / f"{i:06}{ending}").write_bytes(data)
 
 
+def _is_folder_name(name: str) -> bool:
+    """Whether a class folder may be called so: the folder reader finds it, and the disk takes it."""
+    return not (name.startswith((".", "__")) or "/" in name or "\0" in name) and len(name.encode()) <= 255
+
+
 def _encoded(images: Images, index: int, looks: Looks) -> tuple[bytes, str]:
     """The content of the image file to write, and the ending of its name."""
     title, data = images.title(index), images.source.encoded(images.keys[index])
@@ -152,7 +158,13 @@ def _encoded(images: Images, index: int, looks: Looks) -> tuple[bytes, str]:
     if kept and (looks.size is None or min(found.size) <= looks.size):
         return data, found.ending
     format = looks.format or ("jpg" if found.format == "JPEG" else "png")
-    return _written(_shrunk(open_image(title, data), looks.size), format)
+    picture = _shrunk(open_image(title, data), looks.size)
+    if format == "jpg" and max(picture.size) > _JPEG_SIDE:
+        raise UsageError(
+            f"{plain(title)} has {max(picture.size):,} pixels a side, a JPEG file holds {_JPEG_SIDE:,}: "
+            "choose --format png, or a --size"
+        )
+    return _written(picture, format)
 
 
 def _shrunk(image: Image.Image, size: int | None) -> Image.Image:

@@ -148,7 +148,8 @@ class Images:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted lines "name<TAB>bytes<TAB>answer": notices new, renamed, resized, relabelled ones.
 
-        The contents are not read, so an edit that keeps a file's length goes unnoticed; `content_hash` sees it.
+        The contents are not read, so an edit that keeps a file's length goes unnoticed; `content_hash` sees it, and is
+        what a record keeps as its data's content.
         """
         return digest(self, (str(self.source.size(key)) for key in self.keys))
 
