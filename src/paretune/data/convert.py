@@ -60,7 +60,7 @@ def convert(
     _check(data, dest, to, shard_size, looks)
     parts = {split: read() for split, read in parts_of(data).items() if split in SPLITS}
     if not parts:
-        raise UsageError(f"{data} has none of the splits {', '.join(SPLITS)}")
+        raise UsageError(f"{plain(data)} has none of the splits {', '.join(SPLITS)}")
     classes = parts.get("train", next(iter(parts.values()))).classes
     parts = {split: labelled_by(images, classes) for split, images in parts.items()}
     with _whole(dest) as folder:
@@ -80,9 +80,9 @@ def _check(data: str | Path, dest: Path, to: str, shard_size: int, looks: Looks)
     if shard_size < 1 or (looks.size is not None and looks.size < 1):
         raise UsageError(f"shard_size={shard_size} and size={looks.size} must be at least 1")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise UsageError(f"{dest} is already there and not an empty folder: name a new one")
+        raise UsageError(f"{plain(dest)} is already there and not an empty folder: name a new one")
     if Path(data).is_dir() and Path(data).resolve() in (dest.resolve(), *dest.resolve().parents):
-        raise UsageError(f"{dest} lies in {data}: name a folder outside of it")
+        raise UsageError(f"{plain(dest)} lies in {plain(data)}: name a folder outside of it")
 
 
 @contextmanager

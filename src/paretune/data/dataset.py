@@ -257,7 +257,7 @@ def labelled_by(images: Images, classes: Sequence[str]) -> Images:
     else:
         own = {name: i for i, name in enumerate(images.classes)}
         missing = [f"there is no '{plain(name)}'" for name in classes if name not in own]
-        refuse(missing, f"{images.source.where} has not all that the model answers")
+        refuse(missing, f"{plain(images.source.where)} has not all that the model answers")
         targets = images.targets[:, [own[name] for name in classes]]
     return replace(images, classes=tuple(classes), targets=targets)
 
@@ -282,6 +282,6 @@ def _is_name(text: str) -> bool:
 
 
 def _complain(bad: list[UnreadableImage], total: int) -> str:
-    shown = "; ".join(f"{problem.path}: {problem.reason}" for problem in bad[:10])
+    shown = "; ".join(f"{plain(problem.path)}: {plain(problem.reason)}" for problem in bad[:10])
     more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     return f"{len(bad)} of {total} images cannot be read (mend or remove them, or skip unreadable ones): {shown}{more}"

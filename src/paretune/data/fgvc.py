@@ -24,7 +24,7 @@ from paretune.data.dataset import Images
 from paretune.data.files import Files
 from paretune.data.parting import Parts
 from paretune.data.table import sorted_names
-from paretune.data.text import read_json, read_text
+from paretune.data.text import read_entries, read_text
 from paretune.errors import UsageError, plain, quoted
 
 Lists = dict[str, list[tuple[str, str]]]
@@ -60,14 +60,8 @@ def _json_lists(folder: Path, layout: Layout) -> Lists:
     for split in ("train", "val", "test"):
         file = folder / f"{split}.json"
         if file.is_file():
-            content = read_json(file)
-            numbers = content.values() if isinstance(content, dict) else [content]
-            bad = [number for number in numbers if type(number) not in (int, str)]
-            if bad or not content:
-                raise UsageError(
-                    f"{plain(file)}: expected {{path: class number}}, found {quoted(bad[0] if bad else content)}"
-                )
-            found[split] = [(layout.images + path, str(number)) for path, number in content.items()]
+            numbers = read_entries(file, "{path: class number}", lambda number: type(number) in (int, str))
+            found[split] = [(layout.images + path, str(number)) for path, number in numbers.items()]
     return found
 
 
@@ -158,7 +152,7 @@ def _mat(file: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise UsageError(f"{file} needs SciPy to be read: pip install scipy") from error
+        raise UsageError(f"{plain(file)} needs SciPy to be read: pip install scipy") from error
     if not file.is_file():
         raise UsageError(f"there is no {plain(file)}")
     try:

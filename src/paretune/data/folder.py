@@ -15,7 +15,7 @@ import numpy as np
 from paretune.data.dataset import Images, readable, some
 from paretune.data.files import Files, Tree, folders_in, left_out
 from paretune.data.parting import SPLITS, Parts
-from paretune.errors import UsageError
+from paretune.errors import UsageError, plain
 
 
 def folder_parts(root: Path, skip_unreadable: bool = False) -> Parts:
@@ -38,11 +38,13 @@ def _folders_of_splits(root: Path) -> dict[str, Path]:
     parts = {split: root / name for split, names in SPLITS.items() for name in names if (root / name).is_dir()}
     if any(class_folders(part) for part in parts.values()):
         if "train" in parts and not class_folders(parts["train"]):
-            raise UsageError(f"{parts['train']} holds no class folders, but {root} is laid out as train/ val/ test/")
+            raise UsageError(
+                f"{plain(parts['train'])} holds no class folders, but {plain(root)} is laid out as train/ val/ test/"
+            )
         return parts
     if parts and set(class_folders(root)) <= {part.name for part in parts.values()}:
         raise UsageError(
-            f"{root} has {some(class_folders(root))}, but no class folders in them: expected train/CLASS/*.png"
+            f"{plain(root)} has {some(class_folders(root))}, but no class folders in them: expected train/CLASS/*.png"
         )
     return {"all": root}
 
@@ -52,7 +54,7 @@ def _read(root: Path, parts: dict[str, Path], split: str, skip_unreadable: bool)
     part = parts[split]
     classes = tuple(class_folders(part))
     if not classes:
-        raise UsageError(f"{part} holds no class folders: expected {part}/CLASS/*.png, one per class")
+        raise UsageError(f"{plain(part)} holds no class folders: expected {plain(part)}/CLASS/*.png, one per class")
     tree = Tree([here / name for here in parts.values() for name in ("", *class_folders(here))])
     found = {name: tree.images(part / name) for name in classes}
     _no_empty_class(part, [name for name, files in found.items() if not files])

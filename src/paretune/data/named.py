@@ -21,8 +21,8 @@ from paretune.data.dataset import Images, Numbered
 from paretune.data.fgvc import LAYOUTS, fgvc_parts
 from paretune.data.files import Files
 from paretune.data.parting import Parts
-from paretune.data.text import read_json
-from paretune.errors import UsageError, plain, quoted
+from paretune.data.text import read_entries
+from paretune.errors import UsageError, plain
 
 SPLITS = ("train", "test")
 
@@ -71,11 +71,7 @@ def _food101(root: Path, download: bool = False) -> Parts:
 
     def read(split: str) -> Images:
         file = folder / "meta" / f"{split}.json"
-        lists = read_json(file)
-        rows = list(lists.values()) if isinstance(lists, dict) else [lists]
-        bad = [row for row in rows if not isinstance(row, list) or not all(isinstance(path, str) for path in row)]
-        if bad or not rows:
-            raise UsageError(f"{plain(file)}: expected {{class: [paths]}}, found {quoted(bad[0] if bad else lists)}")
+        lists = read_entries(file, "{class: [paths]}", _are_paths)
         classes = tuple(sorted(lists))
         pairs = [(f"images/{path}.jpg", label) for label, name in enumerate(classes) for path in lists[name]]
         targets = np.array([label for _, label in pairs], dtype=np.int64)
@@ -84,6 +80,10 @@ def _food101(root: Path, download: bool = False) -> Parts:
     if not (folder / "meta").is_dir():
         raise UsageError(f"{plain(root)} does not hold food101: expected {plain(folder)}/meta; it can be downloaded")
     return {split: partial(read, split) for split in SPLITS}
+
+
+def _are_paths(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(path, str) for path in value)
 
 
 def _fetched(kind: Callable, name: str, root: Path, download: bool, **which: Any) -> Any:

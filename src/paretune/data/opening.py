@@ -12,6 +12,7 @@ cifar100:ROOT              CIFAR-100, SVHN, Food-101 and the five sets of FGVC b
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -63,10 +64,12 @@ def open_splits(
     place, shots = _shots(data)
     parts = parts_of(place, task, skip_unreadable, download)
     if "train" not in parts and "all" not in parts:
-        raise UsageError(f"{place}: there is no train folder or split, only {', '.join(parts)}")
+        raise UsageError(f"{plain(place)}: there is no train folder or split, only {', '.join(parts)}")
     whole = _of_task(parts.get("train", parts.get("all"))(), task)
     if whole.task == "multiclass" and len(whole.classes) < 2:
-        raise UsageError(f"{place} holds one class only, '{whole.classes[0]}': at least two are needed to train on")
+        raise UsageError(
+            f"{plain(place)} holds one class only, '{plain(whole.classes[0])}': at least two are needed to train on"
+        )
     if "val" in parts:
         train, val = replace(whole, split="train"), _same_classes(parts["val"](), whole)
     else:
@@ -91,7 +94,7 @@ def open_split(
     place, _ = _shots(data)
     parts = parts_of(place, task, skip_unreadable, download)
     if split not in parts:
-        raise UsageError(f"{place} has no split '{split}': use {' or '.join(parts)}")
+        raise UsageError(f"{plain(place)} has no split '{plain(split)}': use {' or '.join(parts)}")
     return labelled_by(_of_task(parts[split](), task), classes)
 
 
@@ -127,19 +130,29 @@ def form_of(
     if colon and name == "hf":
         return "hf", partial(hub_parts, rest, skip_unreadable)
     if colon and name in NAMED:
-        return name, partial(NAMED[name], Path(rest), download)
+        return name, partial(_named_parts, name, Path(rest), download)
     if is_shards(str(place)):
         return "shards", partial(shard_parts, str(place), skip_unreadable)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return "csv", partial(table_parts, path, task, skip_unreadable)
-    if not path.is_dir():
-        problem = "is a file, not a folder" if path.exists() else "does not exist"
+    if not os.path.isdir(path):
+        problem = "is a file, not a folder" if os.path.exists(path) else "does not exist"
         raise UsageError(f"data folder {plain(place)} {problem}; data are {FORMS} with NAME one of {', '.join(NAMED)}")
     if tasks := task_folders(path):
-        raise UsageError(f"{path} holds the VTAB-1K tasks {some(tasks)}: name one of them, such as {path / tasks[0]}")
+        raise UsageError(
+            f"{plain(path)} holds the VTAB-1K tasks {some(tasks)}: name one of them, such as {plain(path / tasks[0])}"
+        )
     if is_vtab_task(path):
         return "vtab", partial(vtab_parts, path)
     return "folder", partial(folder_parts, path, skip_unreadable)
+
+
+def _named_parts(name: str, root: Path, download: bool) -> Parts:
+    """The splits of a well-known set. Raises UsageError, for a place that the disk cannot have too."""
+    try:
+        return NAMED[name](root, download)
+    except OSError as problem:
+        raise UsageError(f"{plain(root)} does not hold {name}: {plain(problem.strerror or problem)}") from None
 
 
 def _shots(data: str | Path) -> tuple[str, int | None]:
@@ -152,7 +165,7 @@ def _shots(data: str | Path) -> tuple[str, int | None]:
 
 def _of_task(images: Images, task: Task | None) -> Images:
     if task not in (None, images.task):
-        raise UsageError(f"{images.source.where} is {images.task}, not {task}")
+        raise UsageError(f"{plain(images.source.where)} is {images.task}, not {task}")
     return images
 
 

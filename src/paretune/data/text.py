@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from paretune.errors import UsageError, plain
+from paretune.errors import UsageError, plain, quoted
 
 LIST_BYTES = 1 << 28  # 256 MiB: more than the list of any data set
 
@@ -25,6 +26,14 @@ def read_text(file: Path) -> str:
 def read_json(file: Path) -> object:
     """The value in a JSON file. Raises UsageError where it is none."""
     return parsed(file, read_text(file))
+
+
+def read_entries(file: Path, expected: str, good: Callable[[object], bool]) -> dict:
+    """The object in a JSON file, not empty, whose values are all `good`. Raises UsageError for another one."""
+    content = read_json(file)
+    if not isinstance(content, dict) or not content or not all(map(good, content.values())):
+        raise UsageError(f"{plain(file)}: expected {expected}, found {quoted(content)}")
+    return content
 
 
 def parsed(name: object, text: str) -> object:
