@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from paretune.data import named, vtab
-from paretune.data.dataset import Images, some
+from paretune.data.dataset import READ, Images, some
 from paretune.data.encoding import Encoding, encoding
 from paretune.data.images import UnreadableImage, probe
 
@@ -37,9 +37,10 @@ def see(images: Images) -> Seen:
     def look(index: int) -> tuple[str, Encoding] | UnreadableImage:
         title = images.title(index)
         try:
-            data = images.source.encoded(images.keys[index])
-            probe(title, data)
-            return hashlib.sha256(data).hexdigest(), encoding(title, data)
+            with READ.of(images.source.size(images.keys[index])):
+                data = images.source.encoded(images.keys[index])
+                probe(title, data)
+                return hashlib.sha256(data).hexdigest(), encoding(title, data)
         except UnreadableImage as problem:
             return problem
 

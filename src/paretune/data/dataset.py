@@ -19,7 +19,7 @@ from paretune.data.memory import Memory
 from paretune.data.task import Task, balance
 from paretune.errors import SHOWN, UsageError, plain, refuse
 
-_READ = Budget(1 << 29)  # bytes of image files, over all threads that check
+READ = Budget(1 << 28)  # bytes of image files, over all threads that check
 _LOG = logging.getLogger(__name__)
 
 
@@ -222,7 +222,7 @@ def examined(images: Images, decode: bool = True) -> list[str | UnreadableImage]
             stamp = source.stamp(key)
             if known := memory.recall(name, stamp, decode):
                 return known
-            with _READ.of(source.size(key)):
+            with READ.of(source.size(key)):
                 data = source.encoded(key)
                 if decode:
                     probe(images.title(index), data)
