@@ -26,7 +26,7 @@ from paretune.data.table import sorted_names
 from paretune.data.task import balance, class_count
 from paretune.data.verify import verify
 from paretune.errors import UsageError, plain, quoted
-from paretune.train.runfolder import differences
+from paretune.train.runfolder import RunFolder, differences
 
 BOTH = ("ant", "bee")
 
@@ -270,6 +270,13 @@ def test_a_picture_of_the_same_length_changes_the_content_and_not_the_fingerprin
     assert [text[:11] for text in differences(before, after)] == ["content was"]
     old = {key: value for key, value in before.items() if key != "content"}
     assert list(differences(old, after)) == []
+    for then, refuses in ((before, True), (old, False)):
+        RunFolder(tmp_path / "run", {"data": {"train": then}}).begin(resume=False)
+        resumed = RunFolder(tmp_path / "run", {"data": {"train": after}})
+        if refuses:
+            refused("these settings differ: data.train.content was", resumed.check, resume=True, overwrite=False)
+        else:
+            resumed.check(resume=True, overwrite=False)
 
 
 # ---------------------------------------------------------------------------------- pictures that go bad while it runs
@@ -502,6 +509,8 @@ def test_a_hundred_thousand_classes_are_no_matter_of_minutes(tmp_path):
 )
 def test_patterns_that_stand_for_nothing_or_too_much_are_refused(tmp_path, pattern, message):
     refused(message, available_splits, tmp_path / pattern)
+    odd = shard(tmp_path / "odd{name.tar", b"0", b"1")
+    assert available_splits(odd) == ["all"]
     assert expand("a-{0..2}-{x,y}.tar") == [f"a-{i}-{word}.tar" for i in range(3) for word in "xy"]
 
 

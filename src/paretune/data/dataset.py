@@ -257,7 +257,7 @@ def labelled_by(images: Images, classes: Sequence[str]) -> Images:
     else:
         own = {name: i for i, name in enumerate(images.classes)}
         missing = [f"there is no '{plain(name)}'" for name in classes if name not in own]
-        refuse(missing, f"{plain(images.source.where)} has not all that the model answers")
+        refuse(missing[:10], f"{plain(images.source.where)} has not all that the model answers")
         targets = images.targets[:, [own[name] for name in classes]]
     return replace(images, classes=tuple(classes), targets=targets)
 

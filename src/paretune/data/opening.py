@@ -54,6 +54,8 @@ def open_splits(
 
     Args:
         task: what the data ask; needed only where they do not say, such as an ambiguous CSV.
+        skip_unreadable: leave damaged images out, also of well-known sets; where one becomes unreadable later on, the
+            next image takes its place.
         download: fetch a named set that is not there.
         test: read the test images too.
 

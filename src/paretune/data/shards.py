@@ -115,6 +115,8 @@ def _paths(place: str) -> list[Path]:
     """The tar files that a folder holds or a pattern names, sorted."""
     if os.path.isdir(place):
         found = [path for path in Path(place).glob("*.tar") if not path.is_dir()]
+    elif os.path.isfile(place):  # whatever braces are in its name
+        found = [Path(place)]
     else:
         found = [Path(path) for pattern in expand(place) for path in (sorted(glob.glob(pattern)) or [pattern])]
     missing = [str(path) for path in found if not os.path.isfile(path)]
