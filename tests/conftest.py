@@ -10,6 +10,14 @@ from paretune.core.tokens import Tokens
 READERS = {0: 0, 1: 1, 2: 2, 5: 1}  # of so many prefix tokens: nothing, CLS, CLS and distillation, CLS before registers
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What is remembered of pictures stays with the tests, in processes that they start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same random state, whatever ran before it."""

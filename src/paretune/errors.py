@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from difflib import get_close_matches
+
+SHOWN = 200  # characters of what was given that a message repeats
 
 
 class UsageError(ValueError):
@@ -31,3 +34,19 @@ def refuse(problems: list[str], what: str) -> None:
     """Raise one UsageError that lists every problem at once; return if there is none."""
     if problems:
         raise UsageError(f"{what}: " + "; ".join(problems))
+
+
+def quoted(value: object) -> str:
+    """`value` as a message shows it: in quotes if it is text, printable characters only, at most 200 of them."""
+    try:
+        text = repr(value[:SHOWN]) if isinstance(value, str) else plain(reprlib.repr(value))
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]}...{text[-1]}"
+
+
+def plain(text: object) -> str:
+    """A name as a message shows it: without quotes, printable characters only, the middle of a long one left out."""
+    whole = str(text)
+    short = whole if len(whole) <= SHOWN else f"{whole[: SHOWN // 2]}...{whole[-SHOWN // 2 + 3 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)

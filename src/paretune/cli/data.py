@@ -9,6 +9,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, table
+from paretune.errors import plain
 
 app = typer.Typer(help="Look at data sets before you train on them, and write them in another form.",
                   no_args_is_help=True)  # fmt: skip
@@ -62,12 +63,12 @@ def convert(
 
     counts = convert(src, dest, to, shard_size=shard_size, size=size, format=format_)
     said = ", ".join(f"{count:,} images of {split}" for split, count in counts.items())
-    answer({"out": str(dest), "images": counts}, as_json, lambda: typer.echo(f"{said} in {dest}"))
+    answer({"out": str(dest), "images": counts}, as_json, lambda: typer.echo(f"{said} in {plain(dest)}"))
 
 
 def _say(report) -> None:
     answers = f"{report.task}, {len(report.classes)} {_columns(report)}" if report.task else "nothing that can be read"
-    typer.echo(f"{report.path}: {report.layout}, {answers}")
+    typer.echo(f"{plain(report.path)}: {report.layout}, {answers}")
     rows = [(part.name, f"{part.images:,}", *_extremes(part.balance), part.content_hash[:16]) for part in report.splits]
     table("", ("split", "images", "smallest class", "largest class", "content hash"), rows)
     typer.echo(_look(report))
@@ -79,7 +80,7 @@ def _say(report) -> None:
 
 def _say_tasks(path: str, reports: dict) -> None:
     table(
-        f"tasks in {path}",
+        f"tasks in {plain(path)}",
         ("task", "train800", "val200", "test", "classes", "files", "content hash", "state"),
         [_task_row(name, report) for name, report in reports.items()],
     )
@@ -112,7 +113,7 @@ def _extremes(balance: dict) -> tuple[str, str]:
     if not counts:
         return "-", "-"
     ends = min(counts, key=counts.get), max(counts, key=counts.get)
-    return tuple(f"{name} ({counts[name]:,})" for name in ends)
+    return tuple(f"{plain(name)} ({counts[name]:,})" for name in ends)
 
 
 def _look(report) -> str:

@@ -33,5 +33,7 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Local weights: .safetenso
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads in the main one.")]
-SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out damaged images.")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out damaged images, at the start and later on.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -46,15 +46,16 @@ def decoded(dataset: Any, budget: int, workers: int = 0) -> Any:
         return dataset
     pictures = DataLoader(
         dataset.through(Compose([*steps[:once], np.asarray])),
-        batch_size=None, num_workers=workers, collate_fn=_picture, generator=torch.Generator(),
+        batch_size=None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator(),
     )  # fmt: skip
     images = np.empty((len(dataset), picture.height, picture.width, 3), np.uint8)
-    for i, one in enumerate(pictures):
+    targets = np.array(dataset.targets)
+    for i, (one, target) in enumerate(pictures):
         if one.shape != images.shape[1:]:
             return dataset
-        images[i] = one
+        images[i], targets[i] = one, target  # the target that came with it: a lenient set may give another picture
     rest = Compose(steps[once:])
-    return ImageArrays(images, dataset.targets, dataset.classes, rest, "decoded", dataset.task)
+    return ImageArrays(images, targets, dataset.classes, rest, "decoded", dataset.task)
 
 
 def _still(step: Callable, picture: Image.Image) -> Any:
@@ -63,8 +64,8 @@ def _still(step: Callable, picture: Image.Image) -> Any:
     return taken[0] if is_still(lambda: taken.append(step(picture))) else None
 
 
-def _picture(item: tuple) -> np.ndarray:
-    return item[0]
+def _as_it_is(item: tuple) -> tuple:
+    return item
 
 
 def _steps(transform: Any) -> list[Callable]:

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from paretune.data import named, vtab
-from paretune.data.dataset import Images, some
+from paretune.data.dataset import READ, Images, some
 from paretune.data.encoding import Encoding, encoding
 from paretune.data.images import UnreadableImage, probe
 
@@ -37,9 +37,10 @@ def see(images: Images) -> Seen:
     def look(index: int) -> tuple[str, Encoding] | UnreadableImage:
         title = images.title(index)
         try:
-            data = images.source.encoded(images.keys[index])
-            probe(title, data)
-            return hashlib.sha256(data).hexdigest(), encoding(title, data)
+            with READ.of(images.source.size(images.keys[index])):
+                data = images.source.encoded(images.keys[index])
+                probe(title, data)
+                return hashlib.sha256(data).hexdigest(), encoding(title, data)
         except UnreadableImage as problem:
             return problem
 
@@ -86,10 +87,10 @@ def class_problems(seen: dict[str, Seen]) -> list[str]:
     """Classes that training does not know, and those that validation lacks."""
     if "train" not in seen:
         return []
-    known = seen["train"].images.classes
+    known = dict.fromkeys(seen["train"].images.classes)
     found = []
     for name, one in seen.items():
-        own = one.images.classes
+        own = dict.fromkeys(one.images.classes)
         strange = [text for text in own if text not in known]
         missing = [text for text in known if text not in own] if name == "val" else []
         found += [f"{name}: train has no {some(strange)}"] if strange else []

@@ -19,11 +19,12 @@ from paretune.data.encoding import encoding
 from paretune.data.images import open_image
 from paretune.data.opening import parts_of
 from paretune.data.shards import CLASSES
-from paretune.errors import UsageError, unknown
+from paretune.errors import UsageError, plain, unknown
 
 TARGETS = ("shards", "folder")
 FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 SPLITS = ("train", "val", "test", "all")
+_JPEG_SIDE = 65_500  # pixels: what a JPEG file holds
 _COPIED = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")  # what others become PNG: the same pixels, and every reader knows it
 
 
@@ -59,7 +60,7 @@ def convert(
     _check(data, dest, to, shard_size, looks)
     parts = {split: read() for split, read in parts_of(data).items() if split in SPLITS}
     if not parts:
-        raise UsageError(f"{data} has none of the splits {', '.join(SPLITS)}")
+        raise UsageError(f"{plain(data)} has none of the splits {', '.join(SPLITS)}")
     classes = parts.get("train", next(iter(parts.values()))).classes
     parts = {split: labelled_by(images, classes) for split, images in parts.items()}
     with _whole(dest) as folder:
@@ -79,9 +80,9 @@ def _check(data: str | Path, dest: Path, to: str, shard_size: int, looks: Looks)
     if shard_size < 1 or (looks.size is not None and looks.size < 1):
         raise UsageError(f"shard_size={shard_size} and size={looks.size} must be at least 1")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise UsageError(f"{dest} is already there and not an empty folder: name a new one")
+        raise UsageError(f"{plain(dest)} is already there and not an empty folder: name a new one")
     if Path(data).is_dir() and Path(data).resolve() in (dest.resolve(), *dest.resolve().parents):
-        raise UsageError(f"{dest} lies in {data}: name a folder outside of it")
+        raise UsageError(f"{plain(dest)} lies in {plain(data)}: name a folder outside of it")
 
 
 @contextmanager
@@ -130,7 +131,7 @@ def _answer(images: Images, index: int) -> tuple[str, bytes]:
 def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> None:
     if images.task != "multiclass":
         raise UsageError(f"a folder of class folders cannot say {images.task} answers: use shards")
-    bad = [name for name in images.classes if "/" in name or name.startswith((".", "__")) or not name]
+    bad = [name for name in images.classes if not _is_folder_name(name)]
     if bad:
         raise UsageError(f"classes of the names {some([repr(name) for name in bad])} cannot be folders: use shards")
     there = sorted(set(images.targets.tolist()))
@@ -144,6 +145,11 @@ def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> Non
         (place / images.classes[label] / f"{i:06}{ending}").write_bytes(data)
 
 
+def _is_folder_name(name: str) -> bool:
+    """Whether a class folder may be called so: the folder reader finds it, and the disk takes it."""
+    return not (name.startswith((".", "__")) or "/" in name or "\0" in name) and len(name.encode()) <= 255
+
+
 def _encoded(images: Images, index: int, looks: Looks) -> tuple[bytes, str]:
     """The content of the image file to write, and the ending of its name."""
     title, data = images.title(index), images.source.encoded(images.keys[index])
@@ -152,7 +158,13 @@ def _encoded(images: Images, index: int, looks: Looks) -> tuple[bytes, str]:
     if kept and (looks.size is None or min(found.size) <= looks.size):
         return data, found.ending
     format = looks.format or ("jpg" if found.format == "JPEG" else "png")
-    return _written(_shrunk(open_image(title, data), looks.size), format)
+    picture = _shrunk(open_image(title, data), looks.size)
+    if format == "jpg" and max(picture.size) > _JPEG_SIDE:
+        raise UsageError(
+            f"{plain(title)} has {max(picture.size):,} pixels a side, a JPEG file holds {_JPEG_SIDE:,}: "
+            "choose --format png, or a --size"
+        )
+    return _written(picture, format)
 
 
 def _shrunk(image: Image.Image, size: int | None) -> Image.Image:

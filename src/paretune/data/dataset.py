@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from paretune.data.budget import Budget
 from paretune.data.encoding import encoding, lossiness
 from paretune.data.images import UnreadableImage, open_image, probe
+from paretune.data.memory import Memory
 from paretune.data.task import Task, balance
-from paretune.errors import UsageError, refuse
+from paretune.errors import SHOWN, UsageError, plain, refuse
+
+READ = Budget(1 << 28)  # bytes of image files, over all threads that check
+_LOG = logging.getLogger(__name__)
 
 
 class Source(ABC):
@@ -32,6 +38,13 @@ class Source(ABC):
     @abstractmethod
     def size(self, key: Hashable) -> int:
         """How many bytes `encoded` has, found without reading them if that can be."""
+
+    def stamp(self, key: Hashable) -> list[int] | None:
+        """What changes when the picture does, found without reading it: bytes, then times in ns; None: no such thing.
+
+        Raises UnreadableImage if the picture is gone.
+        """
+        return None
 
     @abstractmethod
     def encoded(self, key: Hashable) -> bytes:
@@ -67,6 +80,10 @@ class Images:
         transform: turns an RGB picture into what the model eats; None leaves it as it is.
         split_rule: how this part was drawn where the data does not say; None where it does.
         skipped: (name, reason) of each unreadable image that was left out on request.
+        lenient: what to do with a picture that became unreadable later on: False raises UnreadableImage, True says so
+            on the log and takes the next picture that can be read, with its target.
+
+    Raises UsageError for classes whose names are empty, or no text that can be written.
     """
 
     source: Source
@@ -78,18 +95,38 @@ class Images:
     transform: Callable[[Image.Image], object] | None = None
     split_rule: dict | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    lenient: bool = False
+
+    def __post_init__(self) -> None:
+        bad = [repr(name) for name in self.classes if not _is_name(name)]
+        if bad:
+            raise UsageError(f"{plain(self.source.where)}: classes called {some(bad)}: give them a name in UTF-8")
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> tuple[object, int | np.ndarray]:
-        picture, target = self.picture(index), self.targets[index]
+        row, picture = self._picture_or_next(index) if self.lenient else (index, self.picture(index))
+        target = self.targets[row]
         target = int(target) if self.task == "multiclass" else target.astype(np.float32)
         return (self.transform(picture) if self.transform else picture), target
 
     def picture(self, index: int) -> Image.Image:
         """The RGB picture, not transformed. Raises UnreadableImage, which names it."""
         return open_image(self.title(index), self.source.encoded(self.keys[index]))
+
+    def _picture_or_next(self, index: int) -> tuple[int, Image.Image]:
+        """Picture `index`, or the first one behind it that can be read, and which one it is."""
+        try:
+            return index, self.picture(index)
+        except UnreadableImage as problem:
+            _LOG.warning("%s; the next image takes its place", problem)
+            for other in [*range(index + 1, len(self)), *range(index)]:
+                try:
+                    return other, self.picture(other)
+                except UnreadableImage:
+                    continue
+            raise
 
     def name(self, index: int) -> str:
         """What the picture is called at its place."""
@@ -111,13 +148,21 @@ class Images:
     def fingerprint(self) -> str:
         """SHA-256 over the sorted lines "name<TAB>bytes<TAB>answer": notices new, renamed, resized, relabelled ones.
 
-        The contents are not read, so an edit that keeps a file's length goes unnoticed; `content_hash` sees it.
+        The contents are not read, so an edit that keeps a file's length goes unnoticed; `content_hash` sees it, and is
+        what a record keeps as its data's content.
         """
         return digest(self, (str(self.source.size(key)) for key in self.keys))
 
     def content_hash(self) -> str:
         """SHA-256 over the sorted lines "name<TAB>SHA-256 of the file<TAB>answer"; reads every byte."""
         return digest(self, (hashlib.sha256(self.source.encoded(key)).hexdigest() for key in self.keys))
+
+    def _content(self) -> str:
+        """`content_hash`, where files of the same size and times need not be read again. Raises UnreadableImage."""
+        found = examined(self, decode=False)
+        if bad := next((one for one in found if isinstance(one, UnreadableImage)), None):
+            raise bad
+        return digest(self, found)
 
     def lossy(self) -> str:
         """Whether the image files keep less than the pixels they were made of: "lossy", "lossless" or "mixed"."""
@@ -133,6 +178,7 @@ class Images:
             "images": len(self),
             **balance(self.task, self.classes, self.targets),
             "fingerprint": self.fingerprint(),
+            "content": self._content(),
             "skipped": [name for name, _ in self.skipped],
         }
 
@@ -144,7 +190,7 @@ def digest(images: Images, contents: Iterable[str]) -> str:
     """
     rows = zip(images.keys, contents, _answers(images), strict=True)
     lines = sorted(f"{images.source.name(key)}\t{content}\t{answer}\n" for key, content, answer in rows)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _answers(images: Images) -> Iterable[str | dict]:
@@ -154,28 +200,42 @@ def _answers(images: Images) -> Iterable[str | dict]:
 
 
 def readable(images: Images, skip_unreadable: bool = False) -> Images:
-    """`images` after every one was probed, so that a damaged file is named now and not in the ninth epoch.
+    """`images` after every one was decoded, so that a damaged file is named now and not in the ninth epoch.
 
-    Raises UsageError that names the unreadable ones, unless `skip_unreadable`: then they are left out.
+    What was decoded before, and has the same size and times, is believed. Raises UsageError that names the unreadable
+    ones, unless `skip_unreadable`: then they are left out.
     """
-    bad = unreadable(images)
+    bad = {i: one for i, one in enumerate(examined(images)) if isinstance(one, UnreadableImage)}
     if bad and not skip_unreadable:
         raise UsageError(_complain(list(bad.values()), len(images)))
     kept = images.part([i for i in range(len(images)) if i not in bad], images.split)
     return replace(kept, skipped=tuple((images.name(i), problem.reason) for i, problem in bad.items()))
 
 
-def unreadable(images: Images) -> dict[int, UnreadableImage]:
-    """What is wrong with the images that cannot be decoded, by index."""
+def examined(images: Images, decode: bool = True) -> list[str | UnreadableImage]:
+    """Of every image SHA-256 of its file, or what is wrong with it: missing, or with `decode` damaged."""
+    memory, source = Memory(images.source.where), images.source
 
-    def check(index: int) -> UnreadableImage | None:
+    def look(index: int) -> str | UnreadableImage:
+        key, name = images.keys[index], images.name(index)
         try:
-            probe(images.title(index), images.source.encoded(images.keys[index]))
+            stamp = source.stamp(key)
+            if known := memory.recall(name, stamp, decode):
+                return known
+            with READ.of(source.size(key)):
+                data = source.encoded(key)
+                if decode:
+                    probe(images.title(index), data)
+            found = hashlib.sha256(data).hexdigest()
+            memory.learn(name, stamp, found, decode)
+            return found
         except UnreadableImage as problem:
             return problem
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
-        return {i: problem for i, problem in enumerate(pool.map(check, range(len(images)))) if problem}
+        found = list(pool.map(look, range(len(images))))
+    memory.save()
+    return found
 
 
 def labelled_by(images: Images, classes: Sequence[str]) -> Images:
@@ -189,23 +249,39 @@ def labelled_by(images: Images, classes: Sequence[str]) -> Images:
     place = {name: i for i, name in enumerate(classes)}
     strange = [name for name in images.classes if name not in place]
     if strange:
-        raise UsageError(f"{images.source.where}: the model does not know {some(strange)}; it knows {some(classes)}")
+        raise UsageError(
+            f"{plain(images.source.where)}: the model does not know {some(strange)}; it knows {some(classes)}"
+        )
     if images.task == "multiclass":
         targets = np.array([place[name] for name in images.classes], dtype=np.int64)[images.targets]
     else:
-        missing = [f"there is no '{name}'" for name in classes if name not in images.classes]
-        refuse(missing, f"{images.source.where} has not all that the model answers")
-        targets = images.targets[:, [images.classes.index(name) for name in classes]]
+        own = {name: i for i, name in enumerate(images.classes)}
+        missing = [f"there is no '{plain(name)}'" for name in classes if name not in own]
+        refuse(missing[:10], f"{plain(images.source.where)} has not all that the model answers")
+        targets = images.targets[:, [own[name] for name in classes]]
     return replace(images, classes=tuple(classes), targets=targets)
 
 
 def some(names: Sequence[str]) -> str:
-    """The first ten names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    """The first names, up to ten and not much longer than a message may be, and how many more there are."""
+    names, shown = list(names), []
+    for name in names[:10]:
+        if sum(map(len, shown)) > SHOWN:
+            break
+        shown.append(plain(name))
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _is_name(text: str) -> bool:
+    """Whether a class may be called so: some text that can be written in UTF-8."""
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:  # bytes of a file name that are no text
+        return False
 
 
 def _complain(bad: list[UnreadableImage], total: int) -> str:
-    shown = "; ".join(f"{problem.path}: {problem.reason}" for problem in bad[:10])
+    shown = "; ".join(f"{plain(problem.path)}: {plain(problem.reason)}" for problem in bad[:10])
     more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     return f"{len(bad)} of {total} images cannot be read (mend or remove them, or skip unreadable ones): {shown}{more}"

@@ -12,7 +12,6 @@ say which images VPT validates on. ROOT may also be the folder that holds CUB_20
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,8 @@ from paretune.data.dataset import Images
 from paretune.data.files import Files
 from paretune.data.splitting import Parts
 from paretune.data.table import sorted_names
-from paretune.errors import UsageError
+from paretune.data.text import read_entries, read_text
+from paretune.errors import UsageError, plain, quoted
 
 Lists = dict[str, list[tuple[str, str]]]
 """Of each split: (path below the root, name of the class)."""
@@ -41,9 +41,9 @@ def fgvc_parts(name: str, root: Path, download: bool = False) -> Parts:
     folder = next((here for here in (root, *(root / folder for folder in layout.folders)) if layout.fits(here)), None)
     if folder is None:
         raise UsageError(
-            f"{root} does not hold {name}: expected {layout.mark} there or in {' or '.join(layout.folders)}"
+            f"{plain(root)} does not hold {name}: expected {layout.mark} there or in {' or '.join(layout.folders)}"
         )
-    lists = _json_lists(folder, layout) or layout.read(folder)
+    lists = _json_lists(folder, layout) or _packed_lists(folder, layout)
     classes = sorted_names({label for pairs in lists.values() for _, label in pairs})
     return {split: partial(_images, folder, pairs, classes, split) for split, pairs in lists.items()}
 
@@ -60,9 +60,21 @@ def _json_lists(folder: Path, layout: Layout) -> Lists:
     for split in ("train", "val", "test"):
         file = folder / f"{split}.json"
         if file.is_file():
-            pairs = json.loads(file.read_text(encoding="utf-8")).items()
-            found[split] = [(layout.images + path, str(number)) for path, number in pairs]
+            numbers = read_entries(file, "{path: class number}", lambda number: type(number) in (int, str))
+            found[split] = [(layout.images + path, str(number)) for path, number in numbers.items()]
     return found
+
+
+def _packed_lists(folder: Path, layout: Layout) -> Lists:
+    """The authors' lists. Raises UsageError where files are missing, or at odds with each other."""
+    try:
+        return layout.read(folder)
+    except (LookupError, ValueError, TypeError) as problem:
+        if isinstance(problem, UsageError):
+            raise
+        raise UsageError(
+            f"{plain(folder)}: the lists are damaged or at odds with each other ({plain(problem)}): fetch them again"
+        ) from problem
 
 
 def _birds(folder: Path) -> Lists:
@@ -71,6 +83,11 @@ def _birds(folder: Path) -> Lists:
         _numbered(folder / name) for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
     )
     names = _numbered(folder / "classes.txt")
+    for what, known in (("class", labels), ("split", trained)):
+        if unknown := paths.keys() - known.keys():
+            raise UsageError(f"{plain(folder)}: image {quoted(min(unknown))} of images.txt has no {what}")
+    if unknown := {labels[image] for image in paths} - names.keys():
+        raise UsageError(f"{plain(folder)}: class {quoted(min(unknown))} has no name in classes.txt")
     lists: Lists = {"train": [], "test": []}
     for image, path in paths.items():
         lists["train" if trained[image] == "1" else "test"].append((f"images/{path}", _called(labels[image], names)))
@@ -85,16 +102,10 @@ def _called(number: str, names: dict[str, str]) -> str:
 
 def _numbered(file: Path) -> dict[str, str]:
     """{number: rest of the line}. Raises UsageError for a line without a space."""
-    lines = [line.strip().partition(" ") for line in _text(file).splitlines() if line.strip()]
+    lines = [line.strip().partition(" ") for line in read_text(file).splitlines() if line.strip()]
     if any(not rest for _, _, rest in lines):
-        raise UsageError(f"{file}: expected a number and a word in every line")
+        raise UsageError(f"{plain(file)}: expected a number and a word in every line")
     return {number: rest for number, _, rest in lines}
-
-
-def _text(file: Path) -> str:
-    if not file.is_file():
-        raise UsageError(f"there is no {file}")
-    return file.read_text(encoding="utf-8")
 
 
 def _flowers(folder: Path) -> Lists:
@@ -129,7 +140,7 @@ def _first(folder: Path, names: list[str]) -> Path:
     """The first of these files that is there."""
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
-        raise UsageError(f"{folder} has no {' or '.join(names)}")
+        raise UsageError(f"{plain(folder)} has no {' or '.join(names)}")
     return found
 
 
@@ -141,10 +152,13 @@ def _mat(file: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise UsageError(f"{file} needs SciPy to be read: pip install scipy") from error
+        raise UsageError(f"{plain(file)} needs SciPy to be read: pip install scipy") from error
     if not file.is_file():
-        raise UsageError(f"there is no {file}")
-    return loadmat(file, squeeze_me=True)
+        raise UsageError(f"there is no {plain(file)}")
+    try:
+        return loadmat(file, squeeze_me=True)
+    except Exception as problem:  # a damaged file ends in whatever SciPy stumbles over
+        raise UsageError(f"{plain(file)} is no MATLAB file that can be read: {plain(problem)}") from problem
 
 
 @dataclass(frozen=True)

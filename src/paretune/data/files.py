@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from paretune.data.dataset import Source
-from paretune.data.images import file_bytes
+from paretune.data.images import file_bytes, file_stat
+from paretune.errors import UsageError, plain
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+Place = tuple[int, int]
+"""What tells a folder from others, whatever path leads there: its device and its number there."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,11 @@ class Files(Source):
         return key
 
     def size(self, key: str) -> int:
-        return (self.root / key).stat().st_size
+        return file_stat(self.root / key).st_size
+
+    def stamp(self, key: str) -> list[int]:
+        found = file_stat(self.root / key)
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
     def encoded(self, key: str) -> bytes:
         return file_bytes(self.root / key)
@@ -38,12 +47,105 @@ def is_image(name: str) -> bool:
     return base.lower().endswith(IMAGE_ENDINGS) and not base.startswith(".")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All images below a folder, sorted."""
-    found = [Path(where) / name for where, _, names in os.walk(folder, followlinks=True) for name in names]
-    return sorted(path for path in found if is_image(path.name))
+class Tree:
+    """Looks for images below folders, and enters every folder once.
+
+    A link that leads back to a folder that holds it is a loop and is left out. Any other folder that is met twice is
+    refused: its pictures would count twice, perhaps in two classes.
+    """
+
+    def __init__(self, folders: Sequence[Path]):
+        """`folders` are those that are looked through one by one: entering one of them from another is refused."""
+        self.met: dict[Place, Path] = {}
+        for folder in folders:
+            self._meet(folder)
+
+    def images(self, folder: Path) -> list[Path]:
+        """All images below one of the folders, sorted. Raises UsageError for a folder that cannot be read."""
+        found: list[Path] = []
+        for here, entry in walk(folder, self._meet):
+            if is_image(entry.name):
+                found.append(here / entry.name)
+        return sorted(found)
+
+    def _meet(self, folder: Path) -> None:
+        other = self.met.setdefault(place(folder), folder)
+        if other != folder:
+            raise UsageError(
+                f"{plain(other)} and {plain(folder)} are one folder, so its pictures would count twice: remove one"
+            )
 
 
-def missing_files(root: Path, keys: list[str]) -> list[str]:
-    """Those of the paths below `root` where there is no file."""
-    return [key for key in dict.fromkeys(keys) if not (root / key).is_file()]
+def walk(folder: Path, enter: Callable[[Path], object]) -> Iterator[tuple[Path, os.DirEntry]]:
+    """Yield (where, entry) for all below `folder` that is no folder, without running in circles.
+
+    `enter` is told of every folder below before it is opened; a loop is not opened. Raises UsageError for a folder that
+    cannot be read.
+    """
+    waiting = [(folder, holders_of(folder))]
+    while waiting:
+        here, holders = waiting.pop()
+        for entry in listed(here):
+            path = here / entry.name
+            if not _is_folder(entry):
+                yield here, entry
+            elif (where := place(path)) not in holders:
+                enter(path)
+                waiting.append((path, holders | {where}))
+
+
+def holders_of(folder: Path) -> set[Place]:
+    """The folder itself and those that hold it, by its path and by where it really is."""
+    return {place(here) for path in (folder.absolute(), folder.resolve()) for here in (path, *path.parents)}
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def listed(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds, sorted by name. Raises UsageError where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as problem:
+        raise UsageError(
+            f"the folder {plain(folder)} cannot be read ({problem.strerror}): make it readable, or remove it"
+        ) from None
+
+
+def place(folder: Path) -> Place:
+    """Where a folder really is. Raises UsageError where that cannot be found out."""
+    try:
+        found = folder.stat()
+    except OSError as problem:
+        raise UsageError(f"the folder {plain(folder)} cannot be read ({problem.strerror})") from None
+    return found.st_dev, found.st_ino
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted. Raises UsageError where it cannot be read."""
+    return [entry.name for entry in listed(folder) if _is_folder(entry)]
+
+
+def left_out(root: Path, taken: Set[str]) -> list[str]:
+    """Files and folders below `root` that hold nothing of `taken`: paths from there, a folder's with / behind it."""
+    holding = {parent.as_posix() for name in taken for parent in PurePosixPath(name).parents}
+    found, waiting = [], [""]
+    while waiting:
+        here = waiting.pop()
+        for entry in listed(root / here):
+            name = here + entry.name
+            if name in holding:  # a loop holds nothing of `taken`, which has every picture once
+                waiting.append(f"{name}/")
+            elif name not in taken:
+                found.append(f"{name}/" if _is_folder(entry) else name)
+    return sorted(found)
+
+
+def missing_files(root: Path, keys: Sequence[str]) -> list[str]:
+    """Those of the paths below `root` where there is no regular file."""
+    return [key for key in dict.fromkeys(keys) if not os.path.isfile(root / key)]

@@ -6,15 +6,16 @@ ROOT/CLASS/*.png   or   ROOT/train/CLASS/*.png alone                         "va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from paretune.data.dataset import Images, readable, some
-from paretune.data.files import Files, image_files
+from paretune.data.files import Files, Tree, folders_in, left_out
 from paretune.data.splitting import SPLITS, Parts
-from paretune.errors import UsageError
+from paretune.errors import UsageError, plain
 
 
 def folder_parts(root: Path, skip_unreadable: bool = False) -> Parts:
@@ -24,12 +25,12 @@ def folder_parts(root: Path, skip_unreadable: bool = False) -> Parts:
     (all are named) unless `skip_unreadable`.
     """
     found = _folders_of_splits(root)
-    return {split: partial(_read, root, part, split, skip_unreadable) for split, part in found.items()}
+    return {split: partial(_read, root, found, split, skip_unreadable) for split in found}
 
 
 def class_folders(path: Path) -> list[str]:
     """The names of the folders in a folder, sorted; hidden ones are none."""
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    return [name for name in folders_in(path) if not name.startswith((".", "__"))]
 
 
 def _folders_of_splits(root: Path) -> dict[str, Path]:
@@ -37,27 +38,38 @@ def _folders_of_splits(root: Path) -> dict[str, Path]:
     parts = {split: root / name for split, names in SPLITS.items() for name in names if (root / name).is_dir()}
     if any(class_folders(part) for part in parts.values()):
         if "train" in parts and not class_folders(parts["train"]):
-            raise UsageError(f"{parts['train']} holds no class folders, but {root} is laid out as train/ val/ test/")
+            raise UsageError(
+                f"{plain(parts['train'])} holds no class folders, but {plain(root)} is laid out as train/ val/ test/"
+            )
         return parts
     if parts and set(class_folders(root)) <= {part.name for part in parts.values()}:
         raise UsageError(
-            f"{root} has {some(class_folders(root))}, but no class folders in them: expected train/CLASS/*.png"
+            f"{plain(root)} has {some(class_folders(root))}, but no class folders in them: expected train/CLASS/*.png"
         )
     return {"all": root}
 
 
-def _read(root: Path, part: Path, split: str, skip_unreadable: bool) -> Images:
+def _read(root: Path, parts: dict[str, Path], split: str, skip_unreadable: bool) -> Images:
     """Every image of one part, probed."""
+    part = parts[split]
     classes = tuple(class_folders(part))
     if not classes:
-        raise UsageError(f"{part} holds no class folders: expected {part}/CLASS/*.png, one per class")
-    found = {name: image_files(part / name) for name in classes}
+        raise UsageError(f"{plain(part)} holds no class folders: expected {plain(part)}/CLASS/*.png, one per class")
+    tree = Tree([here / name for here in parts.values() for name in ("", *class_folders(here))])
+    found = {name: tree.images(part / name) for name in classes}
     _no_empty_class(part, [name for name, files in found.items() if not files])
     keys = tuple(path.relative_to(root).as_posix() for files in found.values() for path in files)
     targets = np.repeat(np.arange(len(classes)), [len(files) for files in found.values()])
     images = readable(Images(Files(root), keys, targets, classes, split=split), skip_unreadable)
-    _no_empty_class(part, [name for i, name in enumerate(classes) if i not in images.targets])
+    there = set(images.targets.tolist())
+    _no_empty_class(part, [name for i, name in enumerate(classes) if i not in there])
     return images
+
+
+def left_out_of(root: Path, seen: Sequence[Images]) -> list[str]:
+    """What lies below a tree of class folders and is none of the images in `seen`, nor left out as unreadable."""
+    names = {images.name(i) for images in seen for i in range(len(images))}
+    return left_out(root, names | {name for images in seen for name, _ in images.skipped})
 
 
 def _no_empty_class(part: Path, empty: list[str]) -> None:

@@ -19,8 +19,8 @@ from paretune.data.dataset import Images, Numbered, readable, some
 from paretune.data.images import UnreadableImage, file_bytes
 from paretune.data.splitting import Parts, split_name
 from paretune.data.table import sorted_names
-from paretune.data.task import Task
-from paretune.errors import UsageError
+from paretune.data.task import Task, check_classes, is_target
+from paretune.errors import UsageError, plain, quoted
 
 if TYPE_CHECKING:
     import datasets
@@ -53,21 +53,32 @@ def hub_parts(place: str, skip_unreadable: bool = False) -> Parts:
     tables = _load(place)
     named = {split_name(name) or name: table for name, table in tables.items()}
     if len(named) < len(tables):
-        raise UsageError(f"hf:{place} has the splits {some(list(tables))}: two of them mean the same")
+        raise UsageError(f"hf:{plain(place)} has the splits {some(list(tables))}: two of them mean the same")
     return {split: partial(_read, place, table, split, skip_unreadable) for split, table in named.items()}
 
 
 def _load(place: str) -> dict[str, datasets.Dataset]:
     datasets = _library()
     name, colon, config = place.rpartition(":") if ":" in place else (place, "", "")
+    _check_name(place, name)
     try:
         if any((Path(name) / file).is_file() for file in _SAVED):
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, config if colon else None)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as problem:
-        raise UsageError(f"hf:{place} cannot be read: {str(problem).splitlines()[0]}") from problem
+    except Exception as problem:  # a damaged folder ends in whatever the library or pyarrow stumble over
+        said = next(iter(str(problem).splitlines()), "") or type(problem).__name__
+        raise UsageError(f"hf:{plain(place)} cannot be read: {plain(said)}") from problem
     return dict(found) if isinstance(found, dict) else {"all": found}
+
+
+def _check_name(place: str, name: str) -> None:
+    """Raise UsageError for no name, and for a folder that holds the current one: it would be searched for hours."""
+    here = Path.cwd()
+    if not name.strip():
+        raise UsageError("hf: needs a name: hf:NAME, hf:NAME:CONFIG or hf:FOLDER")
+    if "\0" not in name and Path(name).is_dir() and Path(name).resolve() in (here, *here.parents):
+        raise UsageError(f"hf:{plain(place)} is the current folder or holds it: name the folder of the data")
 
 
 def _library() -> Any:
@@ -91,7 +102,7 @@ def _read(place: str, table: datasets.Dataset, split: str, skip_unreadable: bool
 def _image_column(place: str, table: datasets.Dataset) -> str:
     found = [name for name, feature in table.features.items() if isinstance(feature, _library().Image)]
     if len(found) != 1:
-        raise UsageError(f"hf:{place} needs one column of images; it has {some(found) or 'none'}")
+        raise UsageError(f"hf:{plain(place)} needs one column of images; it has {some(found) or 'none'}")
     return found[0]
 
 
@@ -102,8 +113,8 @@ def _answer_column(place: str, table: datasets.Dataset, image: str) -> tuple[str
     chosen = [name for name in ("label", "labels") if name in fits] or list(fits)
     if len(chosen) != 1:
         raise UsageError(
-            f"hf:{place} needs one column of answers: a ClassLabel, a sequence of them, numbers, or a column label; "
-            f"it has {some(list(fits)) or 'none'}"
+            f"hf:{plain(place)} needs one column of answers: a ClassLabel, a sequence of them, numbers, or a column "
+            f"label; it has {some(list(fits)) or 'none'}"
         )
     return chosen[0], fits[chosen[0]]
 
@@ -133,19 +144,41 @@ def _targets(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     hidden = task == "multiclass" and -1 in answers  # how the Hub hides the answers of a test split
     if hidden or any(answer is None for answer in answers):
-        raise UsageError(f"hf:{place}: column {column} has rows without an answer")
+        raise UsageError(f"hf:{plain(place)}: column {plain(column)} has rows without an answer")
+    where = f"hf:{place}"
     if task == "regression":
-        targets = np.asarray(answers, dtype=np.float32).reshape(len(answers), -1)
+        targets = _numbers(where, answers)
         width = targets.shape[1]
         return (column,) if width == 1 else tuple(f"{column}.{i}" for i in range(width)), targets
     if task == "multilabel":
         classes = tuple(feature.feature.names)
+        check_classes(where, classes, len(answers), task)
         targets = np.zeros((len(answers), len(classes)), dtype=np.int64)
         for row, answer in zip(targets, answers, strict=True):
-            row[list(answer)] = 1
+            row[[_known(where, label, len(classes)) for label in answer]] = 1
         return classes, targets
     if isinstance(feature, _library().ClassLabel):
-        return tuple(feature.names), np.asarray(answers, dtype=np.int64)
+        check_classes(where, feature.names, len(answers), task)
+        labels = [_known(where, answer, len(feature.names)) for answer in answers]
+        return tuple(feature.names), np.array(labels, dtype=np.int64)
     classes = sorted_names({str(answer) for answer in answers})
+    check_classes(where, classes, len(answers), task)
     place_of = {name: i for i, name in enumerate(classes)}
     return classes, np.array([place_of[str(answer)] for answer in answers], dtype=np.int64)
+
+
+def _known(where: str, label: object, classes: int) -> int:
+    """A label, if it is one. Raises UsageError."""
+    if type(label) is not int or not 0 <= label < classes:
+        raise UsageError(f"{plain(where)}: the label {quoted(label)} is none of the {classes:,} classes")
+    return label
+
+
+def _numbers(where: str, answers: Sequence) -> np.ndarray:
+    """(n, C) float32. Raises UsageError for rows of different lengths, and for what is no number."""
+    rows = [answer if isinstance(answer, list) else [answer] for answer in answers]
+    bad = [row for row in rows if not row or len(row) != len(rows[0]) or not all(map(is_target, row))]
+    if bad or not rows:
+        found = quoted(bad[0]) if bad else "there are no rows"
+        raise UsageError(f"{plain(where)}: every row needs as many numbers from -1e18 to 1e18: {found}")
+    return np.array(rows, dtype=np.float32)

@@ -7,7 +7,6 @@ checksum was found right.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,8 @@ from paretune.data.dataset import Images, Numbered
 from paretune.data.fgvc import LAYOUTS, fgvc_parts
 from paretune.data.files import Files
 from paretune.data.splitting import Parts
-from paretune.errors import UsageError
+from paretune.data.text import read_entries
+from paretune.errors import UsageError, plain
 
 SPLITS = ("train", "test")
 
@@ -70,15 +70,20 @@ def _food101(root: Path, download: bool = False) -> Parts:
     folder = root / "food-101"
 
     def read(split: str) -> Images:
-        lists = json.loads((folder / "meta" / f"{split}.json").read_text(encoding="utf-8"))
+        file = folder / "meta" / f"{split}.json"
+        lists = read_entries(file, "{class: [paths]}", _are_paths)
         classes = tuple(sorted(lists))
         pairs = [(f"images/{path}.jpg", label) for label, name in enumerate(classes) for path in lists[name]]
         targets = np.array([label for _, label in pairs], dtype=np.int64)
         return Images(Files(folder), tuple(path for path, _ in pairs), targets, classes, split=split)
 
     if not (folder / "meta").is_dir():
-        raise UsageError(f"{root} does not hold food101: expected {folder}/meta; it can be downloaded")
+        raise UsageError(f"{plain(root)} does not hold food101: expected {plain(folder)}/meta; it can be downloaded")
     return {split: partial(read, split) for split in SPLITS}
+
+
+def _are_paths(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(path, str) for path in value)
 
 
 def _fetched(kind: Callable, name: str, root: Path, download: bool, **which: Any) -> Any:
@@ -86,7 +91,9 @@ def _fetched(kind: Callable, name: str, root: Path, download: bool, **which: Any
     try:
         return kind(root, download=download, **which)
     except RuntimeError as problem:
-        raise UsageError(f"{root} does not hold {name} as torchvision has it, whole; it can be downloaded") from problem
+        raise UsageError(
+            f"{plain(root)} does not hold {name} as torchvision has it, whole; it can be downloaded"
+        ) from problem
 
 
 def _in_memory(place: str, split: str, pixels: np.ndarray, targets: Any, classes: Any) -> Images:

@@ -12,13 +12,14 @@ cifar100:ROOT              CIFAR-100, SVHN, Food-101 and the five sets of FGVC b
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from paretune.data.dataset import Images, labelled_by, some
+from paretune.data.dataset import Images, labelled_by, readable, some
 from paretune.data.folder import folder_parts
 from paretune.data.hub import hub_parts
 from paretune.data.named import NAMED
@@ -27,7 +28,7 @@ from paretune.data.splitting import Parts, Splits, few, split_off
 from paretune.data.table import table_parts
 from paretune.data.task import Task
 from paretune.data.vtab import is_vtab_task, task_folders, vtab_parts
-from paretune.errors import UsageError, refuse
+from paretune.errors import UsageError, plain, refuse
 
 FORMS = (
     "a folder with a folder of images per class, FILE.csv, a folder or pattern of .tar shards, a VTAB-1K task's "
@@ -53,6 +54,8 @@ def open_splits(
 
     Args:
         task: what the data ask; needed only where they do not say, such as an ambiguous CSV.
+        skip_unreadable: leave damaged images out, also of well-known sets; where one becomes unreadable later on, the
+            next image takes its place.
         download: fetch a named set that is not there.
         test: read the test images too.
 
@@ -63,10 +66,12 @@ def open_splits(
     place, shots = _shots(data)
     parts = parts_of(place, task, skip_unreadable, download)
     if "train" not in parts and "all" not in parts:
-        raise UsageError(f"{place}: there is no train folder or split, only {', '.join(parts)}")
+        raise UsageError(f"{plain(place)}: there is no train folder or split, only {', '.join(parts)}")
     whole = _of_task(parts.get("train", parts.get("all"))(), task)
     if whole.task == "multiclass" and len(whole.classes) < 2:
-        raise UsageError(f"{place} holds one class only, '{whole.classes[0]}': at least two are needed to train on")
+        raise UsageError(
+            f"{plain(place)} holds one class only, '{plain(whole.classes[0])}': at least two are needed to train on"
+        )
     if "val" in parts:
         train, val = replace(whole, split="train"), _same_classes(parts["val"](), whole)
     else:
@@ -90,7 +95,7 @@ def open_split(
     place, _ = _shots(data)
     parts = parts_of(place, task, skip_unreadable)
     if split not in parts:
-        raise UsageError(f"{place} has no split '{split}': use {' or '.join(parts)}")
+        raise UsageError(f"{plain(place)} has no split '{plain(split)}': use {' or '.join(parts)}")
     return labelled_by(_of_task(parts[split](), task), classes)
 
 
@@ -103,8 +108,18 @@ def parts_of(
     place: str | Path, task: Task | None = None, skip_unreadable: bool = False, download: bool = False
 ) -> Parts:
     """How to read each split of any form of data. Raises UsageError, with the forms there are, for what is none."""
-    _, read = form_of(place, task, skip_unreadable, download)
-    return read()
+    form, read = form_of(place, task, skip_unreadable, download)
+    found = read()
+    if not skip_unreadable:
+        return found
+    known = form == "vtab" or form in NAMED  # what is not looked at otherwise
+    return {split: partial(_lenient, part, known) for split, part in found.items()}
+
+
+def _lenient(read: Callable[[], Images], check: bool) -> Images:
+    """Images that leave out what cannot be read, now and later on."""
+    images = read()
+    return replace(readable(images, skip_unreadable=True) if check else images, lenient=True)
 
 
 def form_of(
@@ -116,38 +131,50 @@ def form_of(
     if colon and name == "hf":
         return "hf", partial(hub_parts, rest, skip_unreadable)
     if colon and name in NAMED:
-        return name, partial(NAMED[name], Path(rest), download)
+        return name, partial(_named_parts, name, Path(rest), download)
     if is_shards(str(place)):
         return "shards", partial(shard_parts, str(place), skip_unreadable)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return "csv", partial(table_parts, path, task, skip_unreadable)
-    if not path.is_dir():
-        problem = "is a file, not a folder" if path.exists() else "does not exist"
-        raise UsageError(f"data folder {place} {problem}; data are {FORMS} with NAME one of {', '.join(NAMED)}")
+    if not os.path.isdir(path):
+        problem = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+        raise UsageError(f"data folder {plain(place)} {problem}; data are {FORMS} with NAME one of {', '.join(NAMED)}")
     if tasks := task_folders(path):
-        raise UsageError(f"{path} holds the VTAB-1K tasks {some(tasks)}: name one of them, such as {path / tasks[0]}")
+        raise UsageError(
+            f"{plain(path)} holds the VTAB-1K tasks {some(tasks)}: name one of them, such as {plain(path / tasks[0])}"
+        )
     if is_vtab_task(path):
         return "vtab", partial(vtab_parts, path)
     return "folder", partial(folder_parts, path, skip_unreadable)
 
 
+def _named_parts(name: str, root: Path, download: bool) -> Parts:
+    """The splits of a well-known set. Raises UsageError, for a place that the disk cannot have too."""
+    try:
+        return NAMED[name](root, download)
+    except OSError as problem:
+        raise UsageError(f"{plain(root)} does not hold {name}: {plain(problem.strerror or problem)}") from None
+
+
 def _shots(data: str | Path) -> tuple[str, int | None]:
     """The data's place and the number behind ?shots=, if any."""
     place, asked, query = str(data).partition("?shots=")
-    if asked and not re.fullmatch(r"\d+", query):
-        raise UsageError(f"{data}: ?shots= needs a number of images per class, such as ?shots=4")
+    if asked and not re.fullmatch(r"[0-9]{1,9}", query):
+        raise UsageError(f"{plain(data)}: ?shots= needs a number of images per class, such as ?shots=4")
     return place, int(query) if query else None
 
 
 def _of_task(images: Images, task: Task | None) -> Images:
     if task not in (None, images.task):
-        raise UsageError(f"{images.source.where} is {images.task}, not {task}")
+        raise UsageError(f"{plain(images.source.where)} is {images.task}, not {task}")
     return images
 
 
 def _same_classes(val: Images, train: Images) -> Images:
     """`val` labelled as `train`. Raises UsageError where their classes are not the same."""
-    problems = [f"class '{name}' is missing" for name in train.classes if name not in val.classes]
-    problems += [f"class '{name}' is not in train" for name in val.classes if name not in train.classes]
-    refuse(problems, f"{val.source.where}: val must have the same classes as train")
+    known, own = set(train.classes), set(val.classes)
+    problems = [f"class '{plain(name)}' is missing" for name in train.classes if name not in own]
+    problems += [f"class '{plain(name)}' is not in train" for name in val.classes if name not in known]
+    more = [f"and {len(problems) - 10:,} more"] if len(problems) > 10 else []
+    refuse(problems[:10] + more, f"{val.source.where}: val must have the same classes as train")
     return labelled_by(val, train.classes)

@@ -16,9 +16,10 @@ has none left. The price is an index in memory, a few hundred bytes an image.
 from __future__ import annotations
 
 import glob
-import json
+import os
 import re
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +27,18 @@ from typing import NamedTuple
 
 from paretune.data.dataset import Images, Source, readable, some
 from paretune.data.files import is_image
-from paretune.data.images import UnreadableImage
+from paretune.data.images import UnreadableImage, file_stat
 from paretune.data.shardlabels import Annotation, annotated, known_classes
 from paretune.data.splitting import Parts, split_name
-from paretune.errors import UsageError
+from paretune.data.text import parsed
+from paretune.errors import UsageError, plain, quoted
 
 BLOCK = 512  # bytes: a tar file is made of these, and ends with two empty ones
+LABEL_BYTES = 1 << 20  # a label file may have 1 MiB
+MOST_SHARDS = 100_000  # names that a pattern may stand for
 CLASSES = "classes.json"
+_KINDS = {"label": (int, str), "labels": (list,), "targets": (dict,)}
+"""What a label file in JSON may say, and how."""
 
 
 class Member(NamedTuple):
@@ -60,6 +66,10 @@ class Shards(Source):
     def size(self, key: Member) -> int:
         return key.size
 
+    def stamp(self, key: Member) -> list[int]:
+        found = file_stat(self.folder / key.shard)
+        return [key.size, found.st_mtime_ns, found.st_ctime_ns, key.offset]
+
     def encoded(self, key: Member) -> bytes:
         try:  # opened anew for each image: nothing is shared with the processes that load images
             with (self.folder / key.shard).open("rb") as file:
@@ -71,7 +81,9 @@ class Shards(Source):
 
 def is_shards(place: str) -> bool:
     """Whether a pattern or path means tar files, or a folder that has them."""
-    return place.endswith(".tar") or (Path(place).is_dir() and any(Path(place).glob("*.tar")))
+    if os.path.isdir(place):
+        return any(not path.is_dir() for path in Path(place).glob("*.tar"))
+    return place.endswith(".tar")
 
 
 def shard_parts(place: str, skip_unreadable: bool = False) -> Parts:
@@ -83,7 +95,7 @@ def shard_parts(place: str, skip_unreadable: bool = False) -> Parts:
     paths = _paths(place)
     folder = paths[0].parent
     if any(path.parent != folder for path in paths):
-        raise UsageError(f"{place}: shards must lie in one folder")
+        raise UsageError(f"{plain(place)}: shards must lie in one folder")
     found = {path: _samples(path) for path in paths}
     task, classes = known_classes(folder / CLASSES, [note for samples in found.values() for _, note in samples])
     parts = {}
@@ -101,28 +113,49 @@ def _read(folder: Path, samples, task, classes, split: str, skip_unreadable: boo
 
 def _paths(place: str) -> list[Path]:
     """The tar files that a folder holds or a pattern names, sorted."""
-    if Path(place).is_dir():
-        return sorted(Path(place).glob("*.tar"))
-    wanted = expand(place)
-    found = [Path(path) for pattern in wanted for path in (sorted(glob.glob(pattern)) or [pattern])]
-    missing = [str(path) for path in found if not path.is_file()]
+    if os.path.isdir(place):
+        found = [path for path in Path(place).glob("*.tar") if not path.is_dir()]
+    elif os.path.isfile(place):  # whatever braces are in its name
+        found = [Path(place)]
+    else:
+        found = [Path(path) for pattern in expand(place) for path in (sorted(glob.glob(pattern)) or [pattern])]
+    missing = [str(path) for path in found if not os.path.isfile(path)]
     if missing:
-        raise UsageError(f"no shard {some(missing)}")
+        raise UsageError(f"no shard {some(missing)}: expected tar files")
     return sorted(set(found))
 
 
 def expand(pattern: str) -> list[str]:
-    """`{000..009}` as the numbers from 000 to 009, and `{a,b}` as a and b."""
-    match = re.search(r"\{([^{}]*)\}", pattern)
-    if match is None:
-        return [pattern]
-    between = re.fullmatch(r"(\d+)\.\.(\d+)", match[1])
-    if between:
-        width = len(between[1])
-        words = [f"{number:0{width}}" for number in range(int(between[1]), int(between[2]) + 1)]
-    else:
-        words = match[1].split(",")
-    return [text for word in words for text in expand(pattern[: match.start()] + word + pattern[match.end() :])]
+    """`{000..009}` as the numbers from 000 to 009, and `{a,b}` as a and b.
+
+    Raises UsageError for braces in braces, for numbers that fall, and for more than 100,000 names.
+    """
+    start, *rest = re.split(r"(\{[^{}]*\})", pattern)
+    if re.search(r"[{}]", start + "".join(rest[1::2])):
+        raise UsageError(f"the pattern of shards {quoted(pattern)} has braces in braces, or without a partner")
+    found = [start]
+    for braces, text in zip(rest[::2], rest[1::2], strict=True):
+        words = _words(pattern, braces[1:-1])
+        if len(words) * len(found) > MOST_SHARDS:
+            raise _too_many(pattern)
+        found = [begun + word + text for begun in found for word in words]
+    return found
+
+
+def _words(pattern: str, inside: str) -> Sequence[str]:
+    """What a pair of braces stands for."""
+    between = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", inside)
+    if not between:
+        return inside.split(",")
+    if max(map(len, between.groups())) > 18 or int(between[2]) - int(between[1]) >= MOST_SHARDS:
+        raise _too_many(pattern)
+    if int(between[2]) < int(between[1]):
+        raise UsageError(f"the pattern of shards {quoted(pattern)} counts down: write the lower number first")
+    return [f"{number:0{len(between[1])}}" for number in range(int(between[1]), int(between[2]) + 1)]
+
+
+def _too_many(pattern: str) -> UsageError:
+    return UsageError(f"the pattern of shards {quoted(pattern)} stands for more than {MOST_SHARDS:,} names")
 
 
 def _splits(place: str, paths: list[Path]) -> dict[str, list[Path]]:
@@ -132,7 +165,9 @@ def _splits(place: str, paths: list[Path]) -> dict[str, list[Path]]:
         return {"all": paths}
     strange = [path.name for path, split in named.items() if split is None]
     if strange:
-        raise UsageError(f"{place}: {some(strange)} must begin with train-, val- or test-, as the other shards do")
+        raise UsageError(
+            f"{plain(place)}: {some(strange)} must begin with train-, val- or test-, as the other shards do"
+        )
     found = {split: [path for path in paths if named[path] == split] for split in ("train", "val", "test")}
     return {split: here for split, here in found.items() if here}
 
@@ -142,13 +177,27 @@ def _samples(path: Path) -> list[tuple[Member, Annotation]]:
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
         with tarfile.open(path, "r:") as tar:  # "r:" takes no compressed ones: these have no places to seek to
+            end, size = -1, path.stat().st_size
             for info in tar:
+                end = _checked(path, info, end, size)
                 if info.isfile() and not info.name.rpartition("/")[2].startswith("."):
                     _collect(path, groups, info)
             _check_end(path, tar.offset)
             return [_sample(path, tar, key, files) for key, files in groups.items()]
-    except tarfile.TarError as problem:
-        raise UsageError(f"shard {path}: {problem}; it must be a whole, uncompressed tar file") from None
+    except UsageError:
+        raise
+    except Exception as problem:  # headers that say what cannot be end in TarError, ValueError, OverflowError, ...
+        raise UsageError(f"shard {plain(path)}: {plain(problem)}; it must be a whole, uncompressed tar file") from None
+
+
+def _checked(path: Path, info: tarfile.TarInfo, end: int, size: int) -> int:
+    """Where a file's content begins. Raises UsageError if it lies not behind the one before, at `end`, or not in the
+    tar of `size` bytes."""
+    if info.issparse():
+        raise UsageError(f"shard {plain(path)}: {plain(info.name)} is stored with holes: write the tar without them")
+    if info.offset_data <= end or info.size < 0 or (info.isfile() and info.offset_data + info.size > size):
+        raise UsageError(f"shard {plain(path)}: {plain(info.name)} does not lie in the tar file, which is damaged")
+    return info.offset_data
 
 
 def _collect(path: Path, groups: dict[str, dict[str, tarfile.TarInfo]], info: tarfile.TarInfo) -> None:
@@ -157,7 +206,7 @@ def _collect(path: Path, groups: dict[str, dict[str, tarfile.TarInfo]], info: ta
     key, _, ending = base.partition(".")
     files = groups.setdefault(folder + slash + key, {})
     if ending in files:
-        raise UsageError(f"shard {path} has two files {info.name}")
+        raise UsageError(f"shard {plain(path)} has two files {plain(info.name)}")
     files[ending] = info
 
 
@@ -166,7 +215,9 @@ def _sample(path: Path, tar: tarfile.TarFile, key: str, files: dict) -> tuple[Me
     notes = [ending for ending in ("cls", "json") if ending in files]
     if len(images) != 1 or not notes:
         what = f"{len(images)} images and {'a' if notes else 'no'} label"
-        raise UsageError(f"shard {path}: {key} has {what}; expected one image, and .cls or .json")
+        raise UsageError(f"shard {plain(path)}: {plain(key)} has {what}; expected one image, and .cls or .json")
+    if files[notes[0]].size > LABEL_BYTES:
+        raise UsageError(f"shard {plain(path)}: the label of {plain(key)} has more than {LABEL_BYTES:,} bytes")
     text = tar.extractfile(files[notes[0]]).read()
     member = Member(path.name, images[0].name, images[0].offset_data, images[0].size)
     return member, _annotation(f"{path}/{key}.{notes[0]}", notes[0], text)
@@ -176,12 +227,23 @@ def _annotation(name: str, ending: str, data: bytes) -> Annotation:
     """The number, class name, list of labels or {name: number} that a label file holds."""
     try:
         text = data.decode().strip()
-        if ending == "cls":
-            return int(text) if text.isdecimal() else text
-        content = json.loads(text)
-        return next(content[word] for word in ("label", "labels", "targets") if word in content)
-    except (ValueError, TypeError, StopIteration):
-        raise UsageError(f'{name}: expected {{"label": ...}}, {{"labels": [...]}} or {{"targets": {{...}}}}') from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{plain(name)} is not in UTF-8") from None
+    if ending == "cls":
+        if not text or (text.isdecimal() and len(text) > 18):
+            raise UsageError(f"{plain(name)}: expected the number or the name of a class, found {quoted(text)}")
+        return int(text) if text.isdecimal() else text
+    content = parsed(name, text)
+    word = next((word for word in _KINDS if word in content), None) if isinstance(content, dict) else None
+    if word is None or (word == "targets" and not content[word]):
+        raise UsageError(
+            f'{plain(name)}: expected {{"label": ...}}, {{"labels": [...]}} or {{"targets": {{...}}}}, '
+            f"found {quoted(content)}"
+        )
+    if type(content[word]) not in _KINDS[word]:
+        kind = type(content[word]).__name__
+        raise UsageError(f"{plain(name)}: {word} must all hold one kind of answer, they hold {kind}")
+    return content[word]
 
 
 def _check_end(path: Path, offset: int) -> None:
@@ -190,4 +252,4 @@ def _check_end(path: Path, offset: int) -> None:
         file.seek(offset)
         end = file.read(BLOCK)
     if end != bytes(BLOCK):
-        raise UsageError(f"shard {path} is cut off: there is no end mark after its last file")
+        raise UsageError(f"shard {plain(path)} is cut off: there is no end mark after its last file")

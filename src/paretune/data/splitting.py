@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from paretune.data.dataset import Images, some
-from paretune.errors import UsageError
+from paretune.errors import UsageError, plain
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """The three splits, and the names that they go by in data sets."""
@@ -72,14 +72,16 @@ def _groups(images: Images) -> dict[str, list[int]]:
     """The rows of each class, or all of them as one group where an image has not one class."""
     if images.task != "multiclass":
         return {"": list(range(len(images)))}
-    return {name: np.flatnonzero(images.targets == label).tolist() for label, name in enumerate(images.classes)}
+    order = np.argsort(images.targets, kind="stable")
+    ends = np.searchsorted(images.targets[order], np.arange(1, len(images.classes)))
+    return {name: rows.tolist() for name, rows in zip(images.classes, np.split(order, ends), strict=True)}
 
 
 def _drawn(whole: Images, name: str, rows: list[int], val_share: float, seed: int) -> list[int]:
     if not rows:
         return []
     if len(rows) < 2:
-        what = f"class '{name}' in {whole.source.where}" if name else whole.source.where
+        what = f"class '{plain(name)}' in {plain(whole.source.where)}" if name else plain(whole.source.where)
         raise UsageError(f"{what} has one image only: it needs two to be split in train and val")
     count = min(max(1, round(val_share * len(rows))), len(rows) - 1)
     return random.Random(f"{seed}/{name}").sample(rows, count)

@@ -5,8 +5,9 @@ path,labels               names with ; between them, none is allowed            
 path,sky,tree,...         0 or 1 in a column per label                             multilabel
 path,age,height,...       numbers                                                  regression
 
-Paths start at the CSV's folder. A column `split` with train, val or test is optional. A table that can be read in more
-than one way is refused until the task is said.
+Paths start at the CSV's folder. A column `split` with train, val or test is optional; a column without a name, such as
+the row numbers that pandas writes, is no answer. A table that can be read in more than one way is refused until the
+task is said.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import csv
 import math
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,8 @@ import numpy as np
 from paretune.data.dataset import Images, readable, some
 from paretune.data.files import Files, missing_files
 from paretune.data.splitting import Parts, split_name
-from paretune.data.task import Task
-from paretune.errors import UsageError, refuse
+from paretune.data.task import Task, check_classes, is_target
+from paretune.errors import UsageError, plain, quoted, refuse
 
 Rows = list[dict[str, str]]
 
@@ -34,11 +36,11 @@ def table_parts(path: Path, task: Task | None = None, skip_unreadable: bool = Fa
     of the wrong kind, for missing files (all are named), and when a split is read, for unreadable images.
     """
     rows = _rows(path)
-    answers = [name for name in rows[0] if name not in ("path", "split")]
+    answers = [name for name in rows[0] if name not in ("path", "split", "")]
     task = task or _guessed(path, rows, answers)
     classes, targets = _READERS[task](path, rows, answers)
     keys = tuple(row["path"] for row in rows)
-    refuse([f"no file {some(gone)}"] if (gone := missing_files(path.parent, list(keys))) else [], str(path))
+    refuse([f"no file {some(gone)}"] if (gone := missing_files(path.parent, keys)) else [], plain(path))
     whole = Images(Files(path.parent), keys, targets, classes, task)
     return {split: partial(_part, whole, here, split, skip_unreadable) for split, here in _splits(path, rows).items()}
 
@@ -54,15 +56,16 @@ def _rows(path: Path) -> Rows:
         try:
             rows = list(reader)
         except (csv.Error, UnicodeDecodeError) as problem:
-            raise UsageError(f"{path}, line {reader.line_num + 1}: {problem}") from None
+            raise UsageError(f"{plain(path)}, line {reader.line_num + 1}: {plain(problem)}") from None
         columns = [name.strip() for name in reader.fieldnames or []]
     if "path" not in columns or not rows:
-        raise UsageError(f"{path} needs a header row with the column path, and rows; it has {some(columns) or 'none'}")
+        has = some(columns) or "none"
+        raise UsageError(f"{plain(path)} needs a header row with the column path, and rows; it has {has}")
     if len(set(columns)) < len(columns):
-        raise UsageError(f"{path} has two columns of one name: {some(columns)}")
+        raise UsageError(f"{plain(path)} has two columns of one name: {some(columns)}")
     crooked = [i + 2 for i, row in enumerate(rows) if None in row or None in row.values()]
     if crooked:
-        raise UsageError(f"{path}, row {some(map(str, crooked))}: not as many values as the header has columns")
+        raise UsageError(f"{plain(path)}, row {some(map(str, crooked))}: not as many values as the header has columns")
     return [dict(zip(columns, (value.strip() for value in row.values()), strict=True)) for row in rows]
 
 
@@ -70,7 +73,7 @@ def _splits(path: Path, rows: Rows) -> dict[str, list[int]]:
     if "split" not in rows[0]:
         return {"all": list(range(len(rows)))}
     strange = sorted({row["split"] for row in rows if split_name(row["split"]) is None})
-    refuse([f"'{name}'" for name in strange], f"{path}: the column split must say train, val or test")
+    refuse([quoted(name) for name in strange[:10]], f"{plain(path)}: the column split must say train, val or test")
     found = {split: [i for i, row in enumerate(rows) if split_name(row["split"]) == split] for split in
              ("train", "val", "test")}  # fmt: skip
     return {split: here for split, here in found.items() if here}
@@ -89,46 +92,62 @@ def _guessed(path: Path, rows: Rows, answers: list[str]) -> Task:
         if values - {"0", "1"} and all(map(_is_number, values)):
             return "regression"
     raise UsageError(
-        f"{path} has the columns {some(['path', *answers])}, which do not say what is asked: give the task, multiclass "
-        "(column label), multilabel (column labels, or 0 and 1 in a column per label) or regression (numbers)"
+        f"{plain(path)} has the columns {some(['path', *answers])}, which do not say what is asked: give the task, "
+        "multiclass (column label), multilabel (column labels, or 0 and 1 in a column per label) "
+        "or regression (numbers)"
     )
 
 
 def _multiclass(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     if "label" not in answers:
-        raise UsageError(f"{path}: multiclass needs a column label; there are {some(answers)}")
+        raise UsageError(f"{plain(path)}: multiclass needs a column label; there are {some(answers)}")
     _complete(path, rows, ["label"])
     classes = sorted_names({row["label"] for row in rows})
+    check_classes(path, classes, len(rows), "multiclass")
     place = {name: i for i, name in enumerate(classes)}
     return classes, np.array([place[row["label"]] for row in rows], dtype=np.int64)
 
 
 def _multilabel(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     if "labels" not in answers:
+        check_classes(path, answers, len(rows), "multilabel")
         _complete(path, rows, answers, lambda value: value in ("0", "1"), "0 or 1")
         return tuple(answers), np.array([[int(row[name]) for name in answers] for row in rows], dtype=np.int64)
     sets = [{name.strip() for name in row["labels"].split(";")} - {""} for row in rows]
     classes = sorted_names(set().union(*sets))
-    refuse([] if classes else ["no row names a label"], str(path))
-    return classes, np.array([[int(name in own) for name in classes] for own in sets], dtype=np.int64)
+    refuse([] if classes else ["no row names a label"], plain(path))
+    check_classes(path, classes, len(rows), "multilabel")
+    place, targets = {name: i for i, name in enumerate(classes)}, np.zeros((len(rows), len(classes)), dtype=np.int64)
+    for row, own in zip(targets, sets, strict=True):
+        row[[place[name] for name in own]] = 1
+    return classes, targets
 
 
 def _regression(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    _complete(path, rows, answers, _is_number, "a number")
+    check_classes(path, answers, len(rows), "regression")
+    _complete(path, rows, answers, _is_target, "a number from -1e18 to 1e18")
     return tuple(answers), np.array([[float(row[name]) for name in answers] for row in rows], dtype=np.float32)
 
 
 def sorted_names(names: set[str]) -> tuple[str, ...]:
-    """Class names in order: by value if all are whole numbers, so that 10 comes after 9, else by alphabet."""
-    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+    """Class names in order: by value if all are whole numbers, so that 10 comes after 9, else by alphabet.
+
+    Raises UsageError for two ways to write one number, such as 1 and 01.
+    """
+    if not all(name.isdecimal() and len(name) <= 18 for name in names):
+        return tuple(sorted(names))
+    found = tuple(sorted(names, key=lambda name: (int(name), name)))
+    same = [f"{a} and {b}" for a, b in pairwise(found) if int(a) == int(b)]
+    refuse([f"{some(same)} are the same number: write it in one way"] if same else [], "the labels")
+    return found
 
 
 def _complete(path: Path, rows: Rows, answers: list[str], good=bool, what: str = "a value") -> None:
     """Raise UsageError unless there are columns and every value in them is `good`."""
-    refuse([] if answers else ["no column but path"], str(path))
-    bad = [f"row {i + 2}: {name} is '{row[name]}'" for i, row in enumerate(rows) for name in answers
-           if not good(row[name])]  # fmt: skip
-    refuse(bad[:10], f"{path}: every row needs {what} in {some(answers)}")
+    refuse([] if answers else ["no column but path"], plain(path))
+    bad = [(i + 2, name, row[name]) for i, row in enumerate(rows) for name in answers if not good(row[name])]
+    said = [f"row {i}: {plain(name)} is {quoted(value)}" for i, name, value in bad[:10]]
+    refuse(said, f"{plain(path)}: every row needs {what} in {some(answers)}")
 
 
 def _is_number(text: str) -> bool:
@@ -136,6 +155,10 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def _is_target(text: str) -> bool:
+    return _is_number(text) and is_target(float(text))
 
 
 def _is_fraction(text: str) -> bool:

@@ -10,8 +10,9 @@ from statistics import median_low
 
 from paretune.data import vtab
 from paretune.data.checks import Seen, class_problems, count_problems, doubles, leaks, see, split_problems
-from paretune.data.dataset import digest
+from paretune.data.dataset import digest, some
 from paretune.data.encoding import lossiness
+from paretune.data.folder import left_out_of
 from paretune.data.images import UnreadableImage
 from paretune.data.opening import form_of
 from paretune.data.task import balance
@@ -89,8 +90,17 @@ def verify(data: str | Path) -> Report:
     problems += [text for name, one in seen.items() for text in split_problems(name, one)]
     problems += class_problems(seen) + count_problems(str(data), layout, seen)
     remarks = [text for name, one in seen.items() for text in doubles(name, one)]
+    if layout == "folder" and seen:
+        remarks += _left_out(Path(data), seen)
     (problems if layout in ("folder", "csv", "shards", "hf") else remarks).extend(leaks(seen))
     return _report(str(data), layout, seen, problems, remarks)
+
+
+def _left_out(root: Path, seen: dict[str, Seen]) -> list[str]:
+    """A sentence on the files and folders that are not taken for pictures of a class, if there are any."""
+    found = left_out_of(root, [one.images for one in seen.values()])
+    what = f"left out, because their names or places are not those of pictures, {len(found):,}"
+    return [f"{what}: {some(found)}"] if found else []
 
 
 def verify_vtab(root: str | Path) -> dict[str, Report | None]:

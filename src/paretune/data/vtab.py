@@ -12,7 +12,6 @@ Zhai et al. 2019 (arXiv:1910.04867); the layout is NOAH's (Zhang et al. 2022, ar
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,9 @@ import numpy as np
 from paretune.data.dataset import Images
 from paretune.data.files import Files
 from paretune.data.splitting import Parts
-from paretune.errors import UsageError, unknown
+from paretune.data.task import class_count
+from paretune.data.text import read_json, read_text
+from paretune.errors import UsageError, plain, quoted, unknown
 
 LISTS = ("train800", "val200", "train800val200", "test")
 SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
@@ -93,7 +94,7 @@ def vtab_lists(folder: Path) -> Parts:
     """How to read each list of a task's folder that is there, or can be taken out of train800val200."""
     files = {name: _list_file(folder, name) for name in LISTS}
     if not is_vtab_task(folder):
-        raise UsageError(f"{folder} holds no VTAB-1K task: there is no train800.txt and no train800val200.txt")
+        raise UsageError(f"{plain(folder)} holds no VTAB-1K task: there is no train800.txt and no train800val200.txt")
     parts = {name: partial(_read, folder, name, file) for name, file in files.items() if file}
     if files["train800val200"]:
         first = {"train800": slice(800), "val200": slice(800, None)}
@@ -116,36 +117,51 @@ def _list_file(folder: Path, name: str) -> Path | None:
 
 
 def _read(folder: Path, name: str, file: Path) -> Images:
-    pairs = _json_pairs(file) if file.suffix == ".json" else _text_pairs(file)
+    pairs = _pairs(file)
     if not pairs:
-        raise UsageError(f"{file} names no images")
-    labels = np.array([label for _, label in pairs], dtype=np.int64)
+        raise UsageError(f"{plain(file)} names no images")
+    labels = [label for _, label in pairs]
     classes = VTAB[folder.name].classes if folder.name in VTAB else _classes(folder)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise UsageError(f"{file}: labels from {labels.min()} to {labels.max()}, but there are {classes} classes")
+    if min(labels) < 0 or max(labels) >= classes:
+        low, high = quoted(min(labels)), quoted(max(labels))
+        raise UsageError(f"{plain(file)}: labels from {low} to {high}, but there are {classes} classes")
+    labels = np.array(labels, dtype=np.int64)
     return Images(Files(folder), tuple(path for path, _ in pairs), labels, tuple(map(str, range(classes))), split=name)
 
 
 def _classes(folder: Path) -> int:
     """How many classes a task that is not among the 19 has: one more than the highest label in any of its lists."""
     files = [file for name in LISTS if (file := _list_file(folder, name))]
-    read = {".json": _json_pairs, ".txt": _text_pairs}
-    return 1 + max((label for file in files for _, label in read[file.suffix](file)), default=-1)
+    labels = [label for file in files for _, label in _pairs(file)]
+    return class_count(folder, labels) if labels else 0
+
+
+def _pairs(file: Path) -> list[tuple[str, int]]:
+    """The paths and labels of a list. Raises UsageError where it is none."""
+    return _json_pairs(file) if file.suffix == ".json" else _text_pairs(file)
 
 
 def _text_pairs(file: Path) -> list[tuple[str, int]]:
-    lines = [line.rsplit(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    bad = next((i for i, words in enumerate(lines) if len(words) < 2 or not words[1].isdecimal()), None)
+    lines = [line.rsplit(maxsplit=1) for line in read_text(file).splitlines() if line.strip()]
+    bad = next((i for i, words in enumerate(lines) if len(words) < 2 or not _is_label(words[1])), None)
     if bad is not None:
-        raise UsageError(f"{file}, line {bad + 1}: expected a path and a number, found '{' '.join(lines[bad])}'")
+        found = quoted(" ".join(lines[bad]))
+        raise UsageError(f"{plain(file)}, line {bad + 1}: expected a path and a number, found {found}")
     return [(path, int(label)) for path, label in lines]
 
 
 def _json_pairs(file: Path) -> list[tuple[str, int]]:
     """From [{path: label}, ...] or {path: label, ...}; the paths begin in the folder images."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        entries = content.items() if isinstance(content, dict) else [pair for one in content for pair in one.items()]
-        return [(f"images/{path}", int(label)) for path, label in entries]
-    except (ValueError, TypeError, AttributeError) as problem:
-        raise UsageError(f"{file}: expected a list of {{path: label}}, {problem}") from None
+    content = read_json(file)
+    groups = content if isinstance(content, list) else [content]
+    for one in groups:
+        if not isinstance(one, dict) or not all(map(_is_label, one.values())):
+            raise UsageError(f"{plain(file)}: expected a list of {{path: label}}, found {quoted(one)}")
+    return [(f"images/{path}", int(label)) for one in groups for path, label in one.items()]
+
+
+def _is_label(value: object) -> bool:
+    """Whether a value is a whole number, or a text that says one, of no more digits than numbers of classes have."""
+    if isinstance(value, str):
+        return value.isdecimal() and len(value) <= 18
+    return type(value) is int

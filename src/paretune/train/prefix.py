@@ -89,9 +89,9 @@ class Prefixed(nn.Module):
 class KeptTokens(Dataset):
     """A data set's images as the tokens (N, D) that enter block k, with its targets and classes."""
 
-    def __init__(self, dataset: Any, tokens: Tensor):
-        self.task, self.classes, self.targets = dataset.task, dataset.classes, dataset.targets
-        self.tokens = tokens
+    def __init__(self, dataset: Any, tokens: Tensor, targets: np.ndarray):
+        self.task, self.classes = dataset.task, dataset.classes
+        self.tokens, self.targets = tokens, targets
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -108,14 +108,15 @@ def keep(prefixed: Prefixed, dataset: Any, precision: Precision, batch_size: int
     was_training = prefixed.training
     prefixed.eval()
     loader = DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator())
-    kept, done = None, 0
-    for images, _ in loader:
+    kept, targets, done = None, np.array(dataset.targets), 0
+    for images, answers in loader:
         with precision():
             x = prefixed.entering(images.to(device)).x.cpu()
         kept = x.new_empty(len(dataset), *x.shape[1:]) if kept is None else kept
-        kept[done : (done := done + len(x))] = x
+        rows = slice(done, done := done + len(x))
+        kept[rows], targets[rows] = x, answers.numpy()  # those that came along: a lenient set may give another picture
     prefixed.train(was_training)
-    return KeptTokens(dataset, kept)
+    return KeptTokens(dataset, kept, targets)
 
 
 def token_bytes(prefixed: Prefixed, image: Tensor) -> int:

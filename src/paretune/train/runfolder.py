@@ -118,9 +118,12 @@ def completed(settings: dict) -> dict:
 
 
 def differences(then: object, now: object, name: str = ""):
-    """Sentences like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ."""
+    """Sentences like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ.
+
+    The content of data is not compared with that of a record from before it was kept.
+    """
     if isinstance(then, dict) and isinstance(now, dict):
-        for key in [*then, *(k for k in now if k not in then)]:
+        for key in [*then, *(k for k in now if k not in then and k != "content")]:
             yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield f"{name} was {json.dumps(then)}, is {json.dumps(now)}"
