@@ -284,7 +284,7 @@ def test_a_picture_of_the_same_length_changes_the_content_and_not_the_fingerprin
 
 def spoil_before(monkeypatch, path):
     """Make a picture bad after the check at the start, before the training reads it."""
-    from paretune.train import fit as module
+    from paretune.train import prepare as module
 
     fit = module.fit
 
