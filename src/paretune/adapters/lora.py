@@ -77,7 +77,11 @@ class LowRank(nn.Module):
         start_(self.up)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.dropout(self.down(x))) * self.scale
+        return self.unscaled(x) * self.scale
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """B dropout(A x): (B, N, in) -> (B, N, out)."""
+        return self.up(self.dropout(self.down(x)))
 
     def delta(self) -> Tensor:
         """The update of the weight, (out, in)."""
@@ -95,7 +99,12 @@ class LoRALeaf(Leaf):
         )
 
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
-        y, pieces, end = layer(x), [], 0
+        y = layer(x)
+        if not torch.is_grad_enabled():  # no copy of all that q, k and v are
+            for name, (start, stop) in self.rows.items():
+                y[..., start:stop].add_(self.low_rank[name].unscaled(x), alpha=self.low_rank[name].scale)
+            return y
+        pieces, end = [], 0
         for name, (start, stop) in self.rows.items():
             pieces += [y[..., end:start], y[..., start:stop] + self.low_rank[name](x)]
             end = stop
