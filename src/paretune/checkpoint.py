@@ -26,6 +26,7 @@ from paretune.backbone import Backbone, create, reason
 from paretune.config import to_json
 from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
+from paretune.core.packed import Packed
 from paretune.core.units import units_of
 from paretune.errors import UsageError
 from paretune.methods import methods
@@ -49,9 +50,11 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{folder}' is a file; name a folder to save into")
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, layouts = stored(model)
-    frozen = split(model)[1]
-    config = described(model) | {"packed": layouts, "fingerprint": fingerprint(frozen), "training": training}
+    trained, frozen = split(model)
+    modules = packed.trained(model)
+    tensors = on_cpu(unpacked(trained, modules)) | packed.pack_all(modules)
+    frozen = on_cpu(frozen)
+    config = described(model) | {"packed": layouts(modules), "fingerprint": fingerprint(frozen), "training": training}
     fetched = model.spec.backbone.source == "pretrained"
     with Staged(folder) as staged:
         save_file(tensors, staged.path(TENSORS), metadata={"format": "pt"})
@@ -88,8 +91,8 @@ class Staged:
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors that training sets and all others, by name, detached, on the CPU; what several names share, by the
-    first."""
+    """The tensors that training sets and all others, by name, detached, where they are; what several names share, by
+    the first. They are the model's own: what is loaded into it is seen through them."""
     tensors = model.state_dict(keep_vars=True)
     measured = {id(tensor) for units in units_of(model) for tensor in units.buffers()}
     first = {id(tensor): name for name, tensor in reversed(tensors.items())}
@@ -97,17 +100,24 @@ def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     for name, tensor in tensors.items():
         if first[id(tensor)] == name:
             part = trained if tensor.requires_grad or id(tensor) in measured else frozen
-            part[name] = tensor.detach().cpu().contiguous()
+            part[name] = tensor.detach()
     return trained, frozen
 
 
-def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, dict]]:
-    """The trained tensors as the file holds them, by name, on the CPU; and the layouts of the modules that are packed
-    in two of them, in order."""
-    modules = packed.trained(model)
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as a file holds them."""
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def unpacked(trained: dict[str, Tensor], modules: dict[str, Packed]) -> dict[str, Tensor]:
+    """The trained tensors that are stored as they are: those of no packed module."""
     inside = {f"{name}.{own}" for name, module in modules.items() for own, _ in module.named_parameters()}
-    plain = {name: tensor for name, tensor in split(model)[0].items() if name not in inside}
-    return plain | packed.pack_all(modules), {name: module.layout() for name, module in modules.items()}
+    return {name: tensor for name, tensor in trained.items() if name not in inside}
+
+
+def layouts(modules: dict[str, Packed]) -> dict[str, dict]:
+    """How the packed modules lie in their two tensors, in order."""
+    return {name: module.layout() for name, module in modules.items()}
 
 
 def fingerprint(frozen: dict[str, Tensor]) -> str:
@@ -115,7 +125,7 @@ def fingerprint(frozen: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for _, tensor in sorted(frozen.items()):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -148,7 +158,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     try:
         origin = origin_of(config["backbone"])
         adapters, reducer = methods(config["adapters"], config["reducer"])
-        classes, expected, layouts = config["classes"], str(config["fingerprint"]), dict(config["packed"])
+        classes, expected, index = config["classes"], str(config["fingerprint"]), dict(config["packed"])
         task = config.get("task", "multiclass")  # folders of before there were others do not say
         preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     except UsageError:
@@ -162,10 +172,11 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         guests.inject(module, origin.peft)
     model = assemble(module, origin, adapters, reducer, classes, task)
     model.preprocessing = preprocessing
-    fill_trained(model, read_tensors(folder / TENSORS), layouts, folder)
+    trained, frozen = split(model)
+    fill_trained(model, trained, read_tensors(folder / TENSORS), index, folder)
     if backbone is None and origin.source != "pretrained":
-        fill(model, read_tensors(folder / BACKBONE), split(model)[1], folder / BACKBONE)
-    if (found := fingerprint(split(model)[1])) != expected:
+        fill(model, read_tensors(folder / BACKBONE), frozen, folder / BACKBONE)
+    if (found := fingerprint(frozen)) != expected:
         raise UsageError(
             f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, "
             f"this one has {found[:12]}; load it with the backbone of the training"
@@ -221,17 +232,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def fill_trained(model: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, dict], folder: Path) -> None:
-    """Copy what `stored` made of a model into another one. Raises UsageError unless both are built alike."""
-    wanted, needed = stored(model)
-    for name in {**needed, **layouts}:
-        if layouts.get(name) != needed.get(name):
+def fill_trained(
+    model: nn.Module, trained: dict[str, Tensor], tensors: dict[str, Tensor], index: dict[str, dict], folder: Path
+) -> None:
+    """Copy what `save` stored of a model into another one, whose `split` is `trained` and more. Raises UsageError
+    unless both are built alike."""
+    modules = packed.trained(model)
+    needed = layouts(modules)
+    for name in {**needed, **index}:
+        if index.get(name) != needed.get(name):
             raise UsageError(
-                f"{folder / CONFIG} does not belong to its model: {name} is packed as {layouts.get(name, 'nothing')}, "
+                f"{folder / CONFIG} does not belong to its model: {name} is packed as {index.get(name, 'nothing')}, "
                 f"the model needs {needed.get(name, 'nothing')}; save the model again"
             )
-    fill(model, tensors, wanted, folder / TENSORS)
-    packed.unpack_all(packed.trained(model), tensors)
+    fill(model, tensors, unpacked(trained, modules) | packed.shapes(modules), folder / TENSORS)
+    packed.unpack_all(modules, tensors)
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
