@@ -12,13 +12,19 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
+from paretune import formats
 from paretune.core import guests
 from paretune.errors import UsageError, unknown
+from paretune.schema import record, verify
 
 EMBEDDED, HUB = "paretune_tiny", "hf-hub:"
 SUFFIXES = (".npz", ".safetensors", ".pth", ".bin")
-# Options of timm.create_model that name files or override where weights come from; these are paretune's to set.
-RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+# Options of timm.create_model that name files, override where weights come from, or let some of them be missing; these
+# are paretune's to set.
+RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
+            "pretrained_strict", "pretrained_filter_fn", "kwargs_filter")  # fmt: skip
+# What pretrained weights decide: no config may ask for another size of the model.
+DECIDED = ("embed_dim", "depth", "num_heads", "num_kv_heads", "mlp_ratio")
 
 
 @dataclass(frozen=True)
@@ -101,8 +107,7 @@ def _from_file(name: str, path: Path, options: dict) -> nn.Module:
 
 def check_request(name: str, options: dict) -> None:
     """Raise UsageError for a name timm does not know or an option that paretune keeps for itself."""
-    if reserved := [option for option in options if option in RESERVED]:
-        raise UsageError(f"the option {reserved[0]} is not taken here: use pretrained=True or checkpoint=FILE")
+    _refuse_reserved(options)
     if name.startswith(HUB):
         return
     architecture, _, tag = name.partition(".")
@@ -110,6 +115,22 @@ def check_request(name: str, options: dict) -> None:
         raise unknown("model", name, timm.list_models())
     if tag and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
         raise unknown("model", name, tagged)
+
+
+def check_options(options: dict, pretrained: bool, where: str) -> None:
+    """Raise UsageError, which begins with `where`, for options of a saved config that timm's ViTs are not made with."""
+    _refuse_reserved(options)
+    verify(options, record({}, formats.OPTIONS), f"{where}, backbone.options")
+    if pretrained and (asked := [option for option in options if option in DECIDED]):
+        raise UsageError(
+            f"{where} lacks or misstates something: backbone.options.{asked[0]} is what pretrained weights decide; "
+            "leave it out"
+        )
+
+
+def _refuse_reserved(options: dict) -> None:
+    if reserved := [option for option in options if option in RESERVED]:
+        raise UsageError(f"the option {reserved[0]} is not taken here: use pretrained=True or checkpoint=FILE")
 
 
 def describe(model: nn.Module) -> Backbone:
