@@ -17,6 +17,7 @@ from paretune.data.arrays import ImageArrays
 from paretune.data.digits import digits, pixel_baseline
 from paretune.data.transforms import evaluation
 from paretune.errors import UsageError
+from paretune.files import whole, written
 from paretune.measure.cost import cost
 from paretune.measure.machine import environment
 from paretune.plan import RECIPES, Schedule, adapt
@@ -88,7 +89,8 @@ def demo(
         result = fit(model, **seen, schedule=schedule, out=folder, seed=seed, overwrite=True, quiet=True)
         rows.append(row(method, model, result, folder, through(test_set, model)))
         models[method.name] = model
-    picture(models, test_set).save(out / "merged.png")
+    with written(out / "merged.png") as new:
+        picture(models, test_set).save(new, format="PNG")
     return {
         "pixels": pixels,
         "columns": COLUMNS,
@@ -119,11 +121,12 @@ def write_images(folder: str | Path, seed: int = 0) -> dict[str, int]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is already there and not an empty folder: name a new one for the images")
     images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
-    for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
-        for label in range(10):
-            (folder / part / str(label)).mkdir(parents=True)
-        for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
-            Image.fromarray(picture).save(folder / part / str(label) / f"{i:04}.png")
+    with whole(folder) as new:
+        for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
+            for label in range(10):
+                (new / part / str(label)).mkdir(parents=True)
+            for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
+                Image.fromarray(picture).save(new / part / str(label) / f"{i:04}.png")
     return {"train": len(labels), "test": len(test_labels)}
 
 

@@ -17,7 +17,7 @@ import shutil
 import socket
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder: its name is free at once, and what a kill leaves of its content is swept later."""
     if folder.is_dir() and not folder.is_symlink():
         partial = _temporary(folder.parent)
-        os.replace(folder, partial)
+        with suppress(FileNotFoundError):  # somebody else removes it
+            os.replace(folder, partial)
         shutil.rmtree(partial, ignore_errors=True)
 
 

@@ -27,7 +27,8 @@ MOST_COUNT = 10**12
 TASKS = one_of("multiclass", "multilabel", "regression")
 
 NAME = text(300)
-TITLE = text(300, r"[^\x00-\x1f\x7f-\x9f]*")  # what a table shows, never an escape for the terminal
+PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]*"
+TITLE = text(300, PRINTABLE)  # what a table shows, never an escape for the terminal
 HASH = text(64, r"[0-9a-f]{64}")
 RATE = number(0, 1)
 COUNT = whole(0, MOST_COUNT)
@@ -36,6 +37,8 @@ SIDE = whole(1, MOST_SIDE)
 SETTING = either(number(-1e9, 1e9), flag, maybe(text(200)), array(either(number(-1e9, 1e9), text(50)), most=1000))
 METHOD = record({"kind": text(100)}, others=SETTING)
 METHODS = {"adapters": array(METHOD, most=MOST_ADAPTERS), "reducer": maybe(METHOD)}
+_TOLD_METHODS = {"adapters": array(record({}, others=SETTING), most=MOST_ADAPTERS),
+                 "reducer": maybe(record({}, others=SETTING))}  # fmt: skip
 TOLD = maybe(either(number(), flag, text(2000)))  # shown to people, decides nothing
 ENVIRONMENT = table(TOLD, most=100)
 
@@ -144,13 +147,13 @@ RESULT = record(
     {
         **dict.fromkeys(("suite", "task", "group", "recipe", "metric"), TITLE),
         "seed": SEED,
-        "settings": record({**METHODS, "schedule": SCHEDULE}, others=anything),
+        "settings": record({**_TOLD_METHODS, "schedule": SCHEDULE}, others=anything),
         "test": number(-1e9, 1e9),
         "val": maybe(number(-1e9, 1e9)),
         "cost": record(dict.fromkeys(("trained", "trained_without_head", "macs", "tokens_last"), COUNT), others=TOLD),
         "seconds": number(0, 1e12),
         "environment": ENVIRONMENT,
-        "date": TITLE,
+        "date": text(10_000, PRINTABLE),
     },
     others=anything,
 )

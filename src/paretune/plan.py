@@ -281,7 +281,7 @@ def class_names(classes: int | Sequence[str] | None, task: Task = "multiclass") 
             raise UsageError(f"task='{task}' needs a new head: say by `classes` what its outputs are called")
         return None
     if not isinstance(classes, (int, list, tuple)):
-        raise UsageError(f"classes={quoted(classes)}: give a number, a list of names, or None for the backbone's own head")
+        raise UsageError(f"classes={quoted(classes)}: give a number, a list of names, or None for the backbone's head")
     if (count := classes if isinstance(classes, int) else len(classes)) > MOST_CLASSES:
         raise UsageError(f"classes: {quoted(count)} of them, a head has at most {MOST_CLASSES:,} outputs")
     names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)

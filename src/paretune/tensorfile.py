@@ -37,19 +37,19 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises UsageError if it is missing, truncated or something else, or holds
     numbers that are not finite."""
-    with _opened(path) as file:
+    with opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, tensor in tensors.items():
         check_finite(name, tensor, f"{path} is not loaded", "train the model again")
     return tensors
 
 
-def heads(path: Path) -> dict[str, Tensor]:
+def heads(path: Path, advice: str = AGAIN) -> dict[str, Tensor]:
     """What a safetensors file holds, as tensors without numbers: only its head is read. Raises as `read_tensors`."""
-    with _opened(path) as file:
+    with opened(path, advice) as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         if strange := sorted({one.get_dtype() for one in found.values()} - _DTYPES.keys()):
-            raise UsageError(f"{path} holds tensors of type {strange[0]}, which no model has; {AGAIN}")
+            raise UsageError(f"{path} holds tensors of type {strange[0]}, which no model has; {advice}")
         return {
             name: torch.empty(one.get_shape(), dtype=_DTYPES[one.get_dtype()], device="meta")
             for name, one in found.items()
@@ -57,15 +57,17 @@ def heads(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, advice: str = AGAIN) -> Iterator[Any]:
+    """A safetensors file to read from. Raises UsageError, with `advice`, if it is missing or damaged."""
     if not path.is_file():
-        raise UsageError(f"'{path}' is missing; {AGAIN}")
+        raise UsageError(f"'{path}' is missing or no regular file; {advice}")
     try:
         with safe_open(path, "pt") as file:
             yield file
     except SafetensorError as error:
         raise UsageError(
-            f"{path} is truncated or not a safetensors file ({str(error)[:200]}); pickles are never loaded; {AGAIN}"
+            f"{path} is damaged: truncated or not a safetensors file ({str(error)[:200]}); pickles are never loaded; "
+            f"{advice}"
         ) from error
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 
 _OUT = Path("ablation")
 
@@ -45,20 +45,20 @@ def ablate(
     try:
         found = ablation(rows, model, data, range(seeds), schedule, out, device, _tell)
     except KeyboardInterrupt:
-        typer.echo(f"\nparetune: interrupted; the same command goes on with the trainings in {out}", err=True)
+        say(f"\nparetune: interrupted; the same command goes on with the trainings in {out}", err=True)
         raise typer.Exit(130) from None
     answer(found, as_json, lambda: _say(found))
 
 
 def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    say(line, err=True)
 
 
 def _say(found: dict) -> None:
     for name, part in found["tables"].items():
         table(f"{name}: {part['title']}", _header(found), [_cells(row, found) for row in part["rows"]])
         if part["order"]:
-            typer.echo(f"  {part['order']['text']}\n")
+            say(f"  {part['order']['text']}\n")
 
 
 def _header(found: dict) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
 
 
@@ -72,7 +72,7 @@ def _costs(
 
 def _say_costs(found: dict) -> None:
     if len(found) == 1:
-        return typer.echo(str(*found.values()))
+        return say(str(*found.values()))
     rows = [
         (name, f"{c.trained:,}", f"{c.trained_without_head:,}", _giga(c.macs), f"{c.tokens[0][0]} to {c.tokens[-1][1]}")
         for name, c in found.items()
@@ -84,7 +84,7 @@ def _say_details(found: dict) -> None:
     from paretune.measure.detail import GROUPS
 
     for name, one in found.items():
-        typer.echo(f"{name}\n{one.cost}")
+        say(f"{name}\n{one.cost}")
         columns = [kind for kind in GROUPS if any(kind in part.macs for part in one.blocks)]
         columns = [kind for kind in columns if kind not in ("embed", "head")]
         rows = [_block_row(part, columns) for part in one.blocks]
@@ -133,7 +133,7 @@ def _say_growth(rows: list, plot: Path | None) -> None:
     ]  # fmt: skip
     table("", ("recipe", "image", "tokens", "GMACs", "with all tokens", "ratio"), cells)
     if plot is not None:
-        typer.echo(f"drawn: {plot}")
+        say(f"drawn: {plot}")
 
 
 def _giga(macs: int) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
 
 
@@ -32,8 +31,8 @@ def demo(
         if images is not None:
             counts = write_images(images, seed)
             text = f"{counts['train']} images in {images}/train, {counts['test']} in {images}/test"
-            return answer(counts, as_json, lambda: typer.echo(text))
-        result = demo(out, seed, epochs or EPOCHS, tell=lambda line: typer.echo(line, err=True))
+            return answer(counts, as_json, lambda: say(text))
+        result = demo(out, seed, epochs or EPOCHS, tell=lambda line: say(line, err=True))
     except ImportError as error:
         if "paretune[demo]" not in str(error):
             raise
@@ -44,8 +43,11 @@ def demo(
 
 def write(result: dict, out: Path) -> None:
     """result.json and table.md in `out`."""
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (out / "table.md").write_text(_markdown(result), encoding="utf-8")
+    from paretune.files import write_json, written
+
+    write_json(out / "result.json", result)
+    with written(out / "table.md") as new:
+        new.write_text(_markdown(result), encoding="utf-8")
 
 
 def _cells(row: dict) -> list[str]:
@@ -76,10 +78,10 @@ def _legend(result: dict) -> list[str]:
 
 
 def _say(result: dict, out: Path) -> None:
-    typer.echo("\n".join(_baseline(result)))
+    say("\n".join(_baseline(result)))
     table("", list(result["columns"]), map(_cells, result["rows"]))
-    typer.echo("\n".join(_legend(result)))
-    typer.echo(f"\n{result['seconds']:.0f} s in all; {out}/merged.png shows which patches share a token")
+    say("\n".join(_legend(result)))
+    say(f"\n{result['seconds']:.0f} s in all; {out}/merged.png shows which patches share a token")
 
 
 def _markdown(result: dict) -> str:

@@ -30,7 +30,7 @@ def predict(
     found = predict(model, images, top, batch_size, device)
     entry, say = _ANSWERS[model.task]
     value = {"predictions": [{"path": path, **entry(best)} for path, best in found]}
-    answer(value, as_json, lambda: [typer.echo(f"{path}: {say(best)}") for path, best in found])
+    answer(value, as_json, lambda: [say(f"{path}: {say(best)}") for path, best in found])
 
 
 def _classes(best: list[tuple[str, float]]) -> dict:

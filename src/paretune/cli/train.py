@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, say
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _LOADERS = min(4, _CORES // 2)
@@ -86,7 +86,7 @@ def train(
             resume=resume, overwrite=overwrite, notes=_notes(chosen, set_),
         )  # fmt: skip
     except KeyboardInterrupt:
-        typer.echo(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
+        say(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
         raise typer.Exit(130) from None
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
@@ -98,9 +98,9 @@ def _notes(recipe, set_: list[str] | None) -> dict:
 
 def _tell_skipped(skipped: list[tuple[str, str]]) -> None:
     if skipped:
-        typer.echo(f"{len(skipped)} unreadable images are left out:", err=True)
+        say(f"{len(skipped)} unreadable images are left out:", err=True)
     for path, reason in skipped:
-        typer.echo(f"  {path}: {reason}", err=True)
+        say(f"  {path}: {reason}", err=True)
 
 
 def _summary(result) -> dict:
@@ -117,7 +117,7 @@ def _summary(result) -> dict:
 def _say(result) -> None:
     from paretune.train.metrics import told
 
-    typer.echo(
+    say(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation {told(result.metric, result.score)}, "
         f"loss {result.loss:.4f}, after {result.seconds:.1f} s\nsaved in {result.out}"
     )

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 
 import torch
 
-from paretune.errors import UsageError, refuse, unknown
+from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.measure import resident
 from paretune.measure.benched import Bench
 from paretune.measure.contestants import DTYPES, TIMM, Terms
 from paretune.measure.session import Session
 from paretune.plan import RECIPES, Recipe, recipe
 from paretune.train.device import pick_device
+
+MOST = 10**6  # images in a batch, rounds, threads
 
 
 def bench(
@@ -101,8 +103,9 @@ def _check(batches, rounds: int, warmup: int, threads: int | None, dtype: str, w
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, list(DTYPES))
     counts = {"rounds": rounds, "warmup": warmup, "threads": 1 if threads is None else threads}
-    problems = [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]
-    problems += [f"batch={batch} must be at least 1" for batch in batches if batch < 1]
+    named = [*counts.items(), *(("batch", batch) for batch in batches)]
+    problems = [f"{name}={quoted(count)} must be at least 1" for name, count in named if count < 1]
+    problems += [f"{name}={quoted(count)} must be at most {MOST:,}" for name, count in named if count > MOST]
     if not batches:
         problems.append("there is no batch size")
     if dtype == "float16" and where.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,13 +13,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
+from paretune import formats
 from paretune.data.dataset import Images, labelled_by
 from paretune.data.opening import available_splits, open_split, open_splits
 from paretune.data.task import Task
 from paretune.errors import UsageError
+from paretune.schema import read
 from paretune.train.device import pick_device
 from paretune.train.metrics import Metrics
-from paretune.train.runfolder import RECORD, read_json
+from paretune.train.runfolder import RECORD
 from paretune.train.tasks import check_task, kind_of
 
 
@@ -26,13 +29,16 @@ def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "aut
     """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), target) and has `classes`.
 
     The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError where the
-    data have another task than the model.
+    data have another task than the model, and for answers that are not finite.
     """
     check_task(model, dataset)
     where = pick_device(device)
     loader = DataLoader(dataset, batch_size, num_workers=workers)
     batches = ((images.to(where), targets.to(where)) for images, targets in loader)
-    return score(model.to(where), batches, dataset.classes)
+    metrics = score(model.to(where), batches, dataset.classes)
+    if not math.isfinite(metrics.loss):
+        raise UsageError("the model's answers are no finite numbers: train it again with a smaller learning rate")
+    return metrics
 
 
 @torch.inference_mode()
@@ -101,5 +107,5 @@ def known_split(
 def _trained_on(run: Path, split: str) -> dict | None:
     """The record's description of a split that training made itself; None where it did not."""
     path = run / RECORD
-    described = read_json(path)["data"].get(split, {}) if path.exists() else {}
+    described = read(path, formats.RECORD, "train again")["data"].get(split, {}) if path.exists() else {}
     return described if "val_share" in (described.get("split_rule") or {}) else None
