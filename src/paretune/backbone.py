@@ -6,11 +6,14 @@ import zipfile
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from paretune import formats
 from paretune.core import guests
@@ -115,6 +118,28 @@ def check_request(name: str, options: dict) -> None:
         raise unknown("model", name, timm.list_models())
     if tag and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
         raise unknown("model", name, tagged)
+
+
+class Unfilled(TorchFunctionMode):
+    """Modules made inside have tensors on the meta device, which nobody takes the time to initialise."""
+
+    FILLS = frozenset(("uniform_", "normal_", "trunc_normal_", "erfinv_", "fill_", "zero_", "mul_", "div_", "add_",
+                       "clamp_"))  # fmt: skip
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Tensors whose numbers nobody will read are left as they are by what would only change numbers."""
+        if getattr(func, "__name__", "") in self.FILLS and args and isinstance(args[0], torch.Tensor):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Unfilled:
+        self.device = torch.device("meta")
+        self.device.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        self.device.__exit__(*failure)
 
 
 def check_options(options: dict, pretrained: bool, where: str) -> None:

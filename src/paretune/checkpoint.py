@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune import __version__, formats, peftconfig
-from paretune.backbone import Backbone, check_options, create, reason
+from paretune.backbone import Backbone, Unfilled, check_options, create, reason
 from paretune.config import to_json
 from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
@@ -138,19 +138,20 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     folder = Path(folder)
     config = read_config(folder)
     origin = Backbone(**config["backbone"])
+    beside = backbone is None and origin.source != "pretrained"  # whether the folder holds the backbone's own tensors
     if backbone is None:
         _check_sizes(folder, config, origin)
-        module = _backbone(folder, origin)
-    else:
-        module = guests.unwrap(backbone)
-        anatomy.check(module)
+    tensors = read_tensors(folder / TENSORS)
+    own = read_tensors(folder / BACKBONE) if beside else {}
+    module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
+    anatomy.check(module)
     if origin.peft is not None and guests.describe(module) is None:
         guests.inject(module, origin.peft)
     model = _assembled(module, origin, config, folder)
     trained, frozen = split(model)
-    fill_trained(model, trained, read_tensors(folder / TENSORS), config["packed"], folder)
-    if backbone is None and origin.source != "pretrained":
-        fill(model, read_tensors(folder / BACKBONE), frozen, folder / BACKBONE)
+    fill_trained(model, trained, tensors, config["packed"], folder)
+    if beside:
+        fill(model, own, frozen, folder / BACKBONE)
     if (found := fingerprint(frozen)) != (expected := config["fingerprint"]):
         raise UsageError(
             f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, "
@@ -191,8 +192,9 @@ def _check_sizes(folder: Path, config: dict, origin: Backbone) -> None:
     Compares a model without numbers with the heads of the files. HF PEFT needs real tensors to put its own on: with
     guests, only the backbone is looked at, and `peftconfig.check` bounds the rest.
     """
-    with torch.device("meta"):
+    with Unfilled():
         module = _backbone(folder, replace(origin, source="random"))
+        anatomy.check(module)
         if origin.peft is not None:
             _check_room(module, folder, origin)
             return
@@ -222,9 +224,7 @@ def _backbone(folder: Path, origin: Backbone) -> nn.Module:
         raise UsageError(
             f"{folder} was trained on a module that timm has no name for; pass it: load(folder, backbone=...)"
         )
-    module = create(origin.name, origin.source == "pretrained", None, origin.options)
-    anatomy.check(module)
-    return module
+    return create(origin.name, origin.source == "pretrained", None, origin.options)
 
 
 def read_config(folder: Path) -> dict:

@@ -24,7 +24,6 @@ MOST_CLASSES = 250_000  # outputs of a head: more than the largest set has, and 
 MOST_ADAPTERS = 32
 MOST_SIDE = 8192  # pixels
 MOST_COUNT = 10**12
-TASKS = one_of("multiclass", "multilabel", "regression")
 
 NAME = text(300)
 PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]*"
@@ -103,7 +102,7 @@ CONFIG = record(
         "packed": table(record({"bits": one_of(1, 2, 4, 8), "shape": array(whole(1, 2**20), 2, 2)})),
         "fingerprint": HASH,
     },
-    {"task": TASKS, "training": anything, "versions": table(text(200), most=50)},
+    {"task": NAME, "training": anything, "versions": table(text(200), most=50)},
 )
 
 _data = record(

@@ -64,7 +64,7 @@ def opened(path: Path, advice: str = AGAIN) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, MemoryError) as error:  # one of a terabyte cannot even be mapped
         raise UsageError(
             f"{path} is damaged: truncated or not a safetensors file ({str(error)[:200]}); pickles are never loaded; "
             f"{advice}"

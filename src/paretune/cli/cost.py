@@ -63,11 +63,11 @@ def _costs(
         one.name: (detail if detailed else cost)(weightless(model, one.adapters, one.reducer, classes, **size))
         for one in chosen
     }
-    say = _say_details if detailed else _say_costs
+    tell = _say_details if detailed else _say_costs
     if len(found) == 1:
         (alone,) = found.values()
-        return answer(alone.to_dict(), as_json, lambda: say(found))
-    return answer({"recipes": {name: one.to_dict() for name, one in found.items()}}, as_json, lambda: say(found))
+        return answer(alone.to_dict(), as_json, lambda: tell(found))
+    return answer({"recipes": {name: one.to_dict() for name, one in found.items()}}, as_json, lambda: tell(found))
 
 
 def _say_costs(found: dict) -> None:

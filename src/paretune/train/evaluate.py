@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from paretune import formats
 from paretune.data.dataset import Images, labelled_by
 from paretune.data.opening import available_splits, open_split, open_splits
 from paretune.data.task import Task
-from paretune.errors import UsageError
+from paretune.errors import Diverged, UsageError
 from paretune.schema import read
 from paretune.train.device import pick_device
 from paretune.train.metrics import Metrics
@@ -35,10 +34,7 @@ def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "aut
     where = pick_device(device)
     loader = DataLoader(dataset, batch_size, num_workers=workers)
     batches = ((images.to(where), targets.to(where)) for images, targets in loader)
-    metrics = score(model.to(where), batches, dataset.classes)
-    if not math.isfinite(metrics.loss):
-        raise UsageError("the model's answers are no finite numbers: train it again with a smaller learning rate")
-    return metrics
+    return score(model.to(where), batches, dataset.classes)
 
 
 @torch.inference_mode()
@@ -52,7 +48,7 @@ def score(
     """Metrics over `batches` of (images, targets) on the model's device, as the model's task asks.
 
     `gather` collects (outputs, targets) of all processes, without the doubles that fill up the last batch; every
-    forward runs inside of a `precision()`, such as autocast.
+    forward runs inside of a `precision()`, such as autocast. Raises Diverged for a loss that is not finite.
     """
     model.eval()
     kind, found, start = kind_of(model), [], perf_counter()
@@ -61,7 +57,10 @@ def score(
         with precision():
             outputs = model(images)
         outputs, targets = (part.cpu() for part in gather((outputs.float(), targets)))
-        loss.update(kind.losses(outputs, targets))
+        losses = kind.losses(outputs, targets)
+        if not torch.isfinite(losses).all():  # the metric would leave NaN out of the mean
+            raise Diverged("the model's answers are no finite numbers: train it again with a smaller learning rate")
+        loss.update(losses)
         found.append((kind.kept(outputs), targets))
     answers, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
     scores, seconds = kind.scores(answers, targets, classes), perf_counter() - start

@@ -27,7 +27,7 @@ from paretune.train.training import Training
 PRECISIONS = ("no", "bf16", "fp16")
 MOST = 10**6  # epochs, images in a batch...
 # What a number of the schedule may be at most, from 0. A learning rate far too high ends the run when it diverges.
-RANGES = {"lr": 1e30, "warmup_lr": 1e30, "min_lr": 1e30, "weight_decay": 1e6, "drop_path": 1, "label_smoothing": 1}
+RANGES = {"lr": 1e37, "warmup_lr": 1e37, "min_lr": 1e37, "weight_decay": 1e6, "drop_path": 1, "label_smoothing": 1}
 
 
 @dataclass(frozen=True)

@@ -90,24 +90,23 @@ class Training:
         self._tell_reducer(epoch)
         lr = self.optimizer.param_groups[0]["lr"]
         losses = self._train(log.track(self.train_loader, epoch), epoch)
-        self._check_loss("training", sum(losses.values()), epoch)
+        if not math.isfinite(total := sum(losses.values())):
+            raise Diverged(f"the training loss became {total} in epoch {epoch + 1}: {SMALLER}")
         if not all(torch.isfinite(p).all() for p in self.named.values()):
             raise Diverged(f"trained tensors became infinite in epoch {epoch + 1}: {SMALLER}")
         row = {"epoch": epoch + 1, "lr": lr, **losses}
         looked = row["epoch"] % self.look_every == 0 or row["epoch"] == self.schedule.epochs
         if looked:
             gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
-            metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
-            self._check_loss("validation", metrics.loss, epoch)
+            try:
+                metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
+            except Diverged as error:
+                raise Diverged(f"the validation loss became infinite in epoch {epoch + 1}: {SMALLER}") from error
             row |= {"val_loss": metrics.loss, f"val_{metrics.main}": metrics.scores[metrics.main]}
         self.history.append(row := row | {"seconds": perf_counter() - start})
         if looked and (not self.best_row or self._rank(row) > self._rank(self.best_row)):
             self.best_row, self.best = row, {name: p.detach().clone() for name, p in self.named.items()}
         return row
-
-    def _check_loss(self, which: str, loss: float, epoch: int) -> None:
-        if not math.isfinite(loss):
-            raise Diverged(f"the {which} loss became {loss} in epoch {epoch + 1}: {SMALLER}")
 
     def _rank(self, row: dict) -> tuple[float, float]:
         value = row[self.chooser]
