@@ -18,7 +18,7 @@ def cost(
         list[str], typer.Option(metavar="NAME ...", help="One or several; `paretune list recipes` shows them.")
     ] = ["sparse-tuning"],  # noqa: B006 - typer reads it, nobody changes it
     classes: Annotated[
-        int | None, typer.Option(min=2, help="Outputs of a new head; the backbone's own by default.")
+        int | None, typer.Option(min=2, max=250_000, help="Outputs of a new head; the backbone's own by default.")
     ] = None,
     set_: options.Set = None,
     image_size: options.ImageSize = None,

@@ -16,8 +16,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trained adapters, the table and the picture.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of the data and of training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per method; 10 unless told.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=options.MOST_SEED, help="Of the data and of training.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Epochs per method; 10 unless told.")] = None,
     images: Annotated[Path | None, typer.Option(help="Only write the demo's images into this new folder.")] = None,
     as_json: options.AsJson = False,
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+MOST_SEED = 2**63 - 1  # more does not fit into the numbers that generators and files take
+
 Data = Annotated[
     str,
     typer.Option(

@@ -30,8 +30,10 @@ def run(
     protocol: Annotated[
         str | None, typer.Option(help="Of `paretune suite protocols`; offline, or adapter-plus for vtab1k.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per recipe and task.")] = 3,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's: another protocol.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Trainings per recipe and task.")] = 3,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Instead of the protocol's: another protocol.")
+    ] = None,
     tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="These tasks alone.")] = None,
     set_: options.SetEach = None,
     out: Annotated[Path, typer.Option(help="Folder of the trainings.")] = Path("suite"),

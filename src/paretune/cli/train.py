@@ -21,8 +21,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the result; must not hold a run yet.")],
     recipe: options.Recipe = "sparse-tuning",
     set_: options.Set = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch and process.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=10**6, help="Images per batch and process.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Highest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="AdamW's weight decay.")] = None,
     warmup_epochs: Annotated[
@@ -36,13 +36,15 @@ def train(
     class_weights: Annotated[
         str | None, typer.Option(help="auto weighs rare classes and labels up; none by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initial values, data order, dropout and the split.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=options.MOST_SEED, help="Of initial values, data order, dropout and the split.")
+    ] = 0,
     val_share: Annotated[float, typer.Option(help="Share to validate on where the folder has no val/.")] = 0.2,
     workers: options.Workers = _LOADERS,
     mixed_precision: Annotated[
         str | None, typer.Option(help="no, bf16 or fp16; what accelerate says by default.")
     ] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    accumulate: Annotated[int, typer.Option(min=1, max=10**6, help="Batches per update.")] = 1,
     device: options.Device = "auto",
     image_size: options.ImageSize = None,
     pretrained: options.Pretrained = True,

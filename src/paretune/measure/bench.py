@@ -23,7 +23,7 @@ from paretune.measure.session import Session
 from paretune.plan import RECIPES, Recipe, recipe
 from paretune.train.device import pick_device
 
-MOST = 10**6  # images in a batch, rounds, threads
+MOST = 10**6  # images in a batch, rounds
 
 
 def bench(
@@ -106,6 +106,8 @@ def _check(batches, rounds: int, warmup: int, threads: int | None, dtype: str, w
     named = [*counts.items(), *(("batch", batch) for batch in batches)]
     problems = [f"{name}={quoted(count)} must be at least 1" for name, count in named if count < 1]
     problems += [f"{name}={quoted(count)} must be at most {MOST:,}" for name, count in named if count > MOST]
+    if threads is not None and threads > 1024:
+        problems.append(f"threads={quoted(threads)} must be at most 1,024")
     if not batches:
         problems.append("there is no batch size")
     if dtype == "float16" and where.type == "cpu":
