@@ -1,4 +1,4 @@
-"""Write the hashes of the offline suite's pictures anew, after VERSION in data/offline/store.py was raised.
+"""Write the hashes of the offline suite's pictures anew, after VERSION in drawn/store.py was raised.
 
 PARETUNE_CACHE=$(mktemp -d) python scripts/offline_hashes.py
 """

@@ -122,7 +122,7 @@ def test_a_twin_trains_alone_once_it_has_memory_of_its_own():
 def _adapted(module):
     """As much of a model as a step asks for."""
     holder = nn.Module()
-    holder.backbone, holder.reducer = module, None
+    holder.backbone, holder.methods = module, lambda: ()  # nothing of it has a schedule
     return holder
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import nn
 
 import paretune as pt
-from paretune.checkpoint import stored
+from paretune.core import packed
 from paretune.core.model import Adapted
 from paretune.core.quantised import QuantisedLinear
 
@@ -146,9 +146,23 @@ def test_vit_base_with_one_bit_a_weight_takes_the_published_bytes_and_a_small_he
         backbone = timm.create_model("vit_base_patch16_224", weight_init="skip")
     model = pt.adapt(backbone, pt.recipe(recipe).adapters, pt.recipe(recipe).reducer)
     layers = [m.to_empty(device="cpu") for m in model.modules() if isinstance(m, QuantisedLinear)]
-    file = save(stored(nn.ModuleList(layers))[0], {"format": "pt"})
+    file = save(packed.pack_all(packed.trained(nn.ModuleList(layers))), {"format": "pt"})
     assert sum(m.weight.numel() for m in layers) // 8 + 8 * len(layers) == published
     assert len(file) == published + 184
+
+
+def test_loading_packs_nothing_and_walks_the_tensors_once(tmp_path, monkeypatch):
+    pt.save(few_bits((pt.AdaptFormer(width=3, bits=1), pt.LoRA(rank=1, bits=8))), tmp_path)
+    walks, walk = [], Adapted.state_dict
+
+    def counted(model: Adapted, **how) -> dict:
+        walks.append(next(model.parameters()).device.type)
+        return walk(model, **how)
+
+    monkeypatch.setattr(Adapted, "state_dict", counted)
+    monkeypatch.setattr(QuantisedLinear, "pack", lambda self: pytest.fail("random weights were packed"))
+    pt.load(tmp_path)
+    assert walks == ["meta", "cpu"]  # the model without numbers that the files are compared with, and the model
 
 
 def test_what_was_loaded_trains_on(tmp_path, images):

@@ -245,10 +245,10 @@ def _folder(path):
     [
         (lambda path: None, "does not exist"),
         (_list, "is nothing that a report is made from"),
-        (_text, "is not readable as JSON"),
+        (_text, "is not valid JSON"),
         (_stranger, "is nothing that a report is made from"),
         (_future, "a bench of version 2, this paretune reads 1"),
-        (_broken, "looks like a bench, but lacks or misstates 'cost'"),
+        (_broken, "lacks or misstates something: rows[0].recipe is missing"),
         (_folder, "is not a saved model"),
     ],
 )

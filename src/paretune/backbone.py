@@ -6,19 +6,28 @@ import zipfile
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from paretune import formats
 from paretune.core import guests
 from paretune.errors import UsageError, unknown
+from paretune.schema import record, verify
 
 EMBEDDED, HUB = "paretune_tiny", "hf-hub:"
 SUFFIXES = (".npz", ".safetensors", ".pth", ".bin")
-# Options of timm.create_model that name files or override where weights come from; these are paretune's to set.
-RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+# Options of timm.create_model that name files, override where weights come from, or let some of them be missing; these
+# are paretune's to set.
+RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
+            "pretrained_strict", "pretrained_filter_fn", "kwargs_filter")  # fmt: skip
+# What pretrained weights decide: no config may ask for another size of the model.
+DECIDED = ("embed_dim", "depth", "num_heads", "num_kv_heads", "mlp_ratio")
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,7 @@ def _from_file(name: str, path: Path, options: dict) -> nn.Module:
 
 def check_request(name: str, options: dict) -> None:
     """Raise UsageError for a name timm does not know or an option that paretune keeps for itself."""
-    if reserved := [option for option in options if option in RESERVED]:
-        raise UsageError(f"the option {reserved[0]} is not taken here: use pretrained=True or checkpoint=FILE")
+    _refuse_reserved(options)
     if name.startswith(HUB):
         return
     architecture, _, tag = name.partition(".")
@@ -110,6 +118,44 @@ def check_request(name: str, options: dict) -> None:
         raise unknown("model", name, timm.list_models())
     if tag and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
         raise unknown("model", name, tagged)
+
+
+class Unfilled(TorchFunctionMode):
+    """Modules made inside have tensors on the meta device, which nobody takes the time to initialise."""
+
+    FILLS = frozenset(("uniform_", "normal_", "trunc_normal_", "erfinv_", "fill_", "zero_", "mul_", "div_", "add_",
+                       "clamp_"))  # fmt: skip
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Tensors whose numbers nobody will read are left as they are by what would only change numbers."""
+        if getattr(func, "__name__", "") in self.FILLS and args and isinstance(args[0], torch.Tensor):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Unfilled:
+        self.device = torch.device("meta")
+        self.device.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        self.device.__exit__(*failure)
+
+
+def check_options(options: dict, pretrained: bool, where: str) -> None:
+    """Raise UsageError, which begins with `where`, for options of a saved config that timm's ViTs are not made with."""
+    _refuse_reserved(options)
+    verify(options, record({}, formats.OPTIONS), f"{where}, backbone.options")
+    if pretrained and (asked := [option for option in options if option in DECIDED]):
+        raise UsageError(
+            f"{where} lacks or misstates something: backbone.options.{asked[0]} is what pretrained weights decide; "
+            "leave it out"
+        )
+
+
+def _refuse_reserved(options: dict) -> None:
+    if reserved := [option for option in options if option in RESERVED]:
+        raise UsageError(f"the option {reserved[0]} is not taken here: use pretrained=True or checkpoint=FILE")
 
 
 def describe(model: nn.Module) -> Backbone:

@@ -11,23 +11,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from paretune.backbone import Backbone, create, reason
+from paretune import formats, peftconfig
+from paretune.backbone import Backbone, Unfilled, check_options, create, reason
 from paretune.core import anatomy, guests, packed
 from paretune.core.model import Adapted
+from paretune.core.packed import Packed
 from paretune.core.units import units_of
-from paretune.errors import UsageError
+from paretune.errors import UsageError, quoted
+from paretune.files import Staged
 from paretune.methods import Methods
 from paretune.plan import assemble
+from paretune.schema import parse, read_text, verify
+from paretune.tensorfile import AGAIN, check_finite, check_fit, heads, read_tensors, write_tensors
 from paretune.version import __version__
 
 CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
@@ -38,7 +41,8 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
     """Write the trained tensors and all that is needed to load them into `folder`, which is created.
 
     training: JSON values to keep with it, such as the schedule. Every file is written under another name first, and the
-    config last. Raises UsageError for a merged model, which has nothing apart from its backbone any more.
+    config last. Raises UsageError for a merged model, which has nothing apart from its backbone any more, for tensors
+    that are not finite, and for anything else that `load` would refuse.
     """
     if model.spec is None:
         raise UsageError(
@@ -47,48 +51,29 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{folder}' is a file; name a folder to save into")
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, layouts = stored(model)
-    frozen = split(model)[1]
-    config = described(model) | {"packed": layouts, "fingerprint": fingerprint(frozen), "training": training}
+    trained, frozen = split(model)
+    modules = packed.trained(model)
+    tensors = on_cpu(unpacked(trained, modules)) | packed.pack_all(modules)
+    frozen = on_cpu(frozen)
+    for name, tensor in {**tensors, **frozen}.items():
+        check_finite(name, tensor, "this model is not saved", "train it again with a smaller learning rate")
+    config = described(model) | {"packed": layouts(modules), "fingerprint": fingerprint(frozen), "training": training}
+    written = json.dumps(config, indent=2)
+    _check_config(parse(written, "the model's config"), "the model's config", "it could not be loaded again")
     fetched = model.spec.backbone.source == "pretrained"
+    folder.mkdir(parents=True, exist_ok=True)
     with Staged(folder) as staged:
-        save_file(tensors, staged.path(TENSORS), metadata={"format": "pt"})
+        write_tensors(tensors, staged.path(TENSORS), {"format": "pt"})
         if not fetched:
-            save_file(frozen, staged.path(BACKBONE), metadata={"format": "pt"})
-        staged.path(CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            write_tensors(frozen, staged.path(BACKBONE), {"format": "pt"})
+        staged.path(CONFIG).write_text(written + "\n", encoding="utf-8")
     if fetched:
         (folder / BACKBONE).unlink(missing_ok=True)
 
 
-class Staged:
-    """Files that appear in a folder together: written under temporary names, renamed when all of them are complete."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.names = folder, []
-
-    def path(self, name: str) -> Path:
-        """Where to write the file that will be called `name`."""
-        self.names.append(name)
-        return self._temporary(name)
-
-    def _temporary(self, name: str) -> Path:
-        return self.folder / f".{name}.{os.getpid()}.tmp"
-
-    def __enter__(self) -> Staged:
-        return self
-
-    def __exit__(self, failure: type | None, *_: object) -> None:
-        for name in self.names:
-            if failure is None:
-                os.replace(self._temporary(name), self.folder / name)
-            else:
-                self._temporary(name).unlink(missing_ok=True)
-
-
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors that training sets and all others, by name, detached, on the CPU; what several names share, by the
-    first."""
+    """The tensors that training sets and all others, by name, detached, where they are; what several names share, by
+    the first. They are the model's own: what is loaded into it is seen through them."""
     tensors = model.state_dict(keep_vars=True)
     measured = {id(tensor) for units in units_of(model) for tensor in units.buffers()}
     first = {id(tensor): name for name, tensor in reversed(tensors.items())}
@@ -96,17 +81,24 @@ def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     for name, tensor in tensors.items():
         if first[id(tensor)] == name:
             part = trained if tensor.requires_grad or id(tensor) in measured else frozen
-            part[name] = tensor.detach().cpu().contiguous()
+            part[name] = tensor.detach()
     return trained, frozen
 
 
-def stored(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, dict]]:
-    """The trained tensors as the file holds them, by name, on the CPU; and the layouts of the modules that are packed
-    in two of them, in order."""
-    modules = packed.trained(model)
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as a file holds them."""
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def unpacked(trained: dict[str, Tensor], modules: dict[str, Packed]) -> dict[str, Tensor]:
+    """The trained tensors that are stored as they are: those of no packed module."""
     inside = {f"{name}.{own}" for name, module in modules.items() for own, _ in module.named_parameters()}
-    plain = {name: tensor for name, tensor in split(model)[0].items() if name not in inside}
-    return plain | packed.pack_all(modules), {name: module.layout() for name, module in modules.items()}
+    return {name: tensor for name, tensor in trained.items() if name not in inside}
+
+
+def layouts(modules: dict[str, Packed]) -> dict[str, dict]:
+    """How the packed modules lie in their two tensors, in order."""
+    return {name: module.layout() for name, module in modules.items()}
 
 
 def fingerprint(frozen: dict[str, Tensor]) -> str:
@@ -114,7 +106,7 @@ def fingerprint(frozen: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for _, tensor in sorted(frozen.items()):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -139,31 +131,27 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     """The model that `save` wrote, in evaluation mode.
 
     backbone: a module to use in place of the one that the folder names; its frozen tensors must be the same.
-    Raises UsageError, in a sentence, for anything that is missing, broken, or does not belong together.
+    Raises UsageError, in a sentence, for anything that is missing, broken, or does not belong together. What the config
+    asks for is tried on the meta device first, and nothing larger than the folder's own tensors is ever made.
     """
     folder = Path(folder)
     config = read_config(folder)
-    try:
-        origin = origin_of(config["backbone"])
-        methods = Methods.from_json(config)
-        classes, expected, layouts = config["classes"], str(config["fingerprint"]), dict(config["packed"])
-        task = config.get("task", "multiclass")  # folders of before there were others do not say
-        preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
-    except UsageError:
-        raise  # a sentence already
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{folder / CONFIG} lacks or misstates {reason(error)}; save the model again") from error
-
+    origin = Backbone(**config["backbone"])
+    beside = backbone is None and origin.source != "pretrained"  # whether the folder holds the backbone's own tensors
+    if backbone is None:
+        _check_sizes(folder, config, origin)
+    tensors = read_tensors(folder / TENSORS)
+    own = read_tensors(folder / BACKBONE) if beside else {}
     module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
     anatomy.check(module)
     if origin.peft is not None and guests.describe(module) is None:
         guests.inject(module, origin.peft)
-    model = assemble(module, origin, methods.adapters, methods.reducer, classes, task)
-    model.preprocessing = preprocessing
-    fill_trained(model, read_tensors(folder / TENSORS), layouts, folder)
-    if backbone is None and origin.source != "pretrained":
-        fill(model, read_tensors(folder / BACKBONE), split(model)[1], folder / BACKBONE)
-    if (found := fingerprint(split(model)[1])) != expected:
+    model = _assembled(module, origin, config, folder)
+    trained, frozen = split(model)
+    fill_trained(model, trained, tensors, config["packed"], folder)
+    if beside:
+        fill(model, own, frozen, folder / BACKBONE)
+    if (found := fingerprint(frozen)) != (expected := config["fingerprint"]):
         raise UsageError(
             f"{folder} was trained on another backbone: {origin.name or 'a module'} with fingerprint {expected[:12]}, "
             f"this one has {found[:12]}; load it with the backbone of the training"
@@ -171,12 +159,63 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
     return model.eval()
 
 
-def origin_of(described: dict) -> Backbone:
-    """The backbone that a config names. Raises TypeError if its parts are not what `save` writes."""
-    origin = Backbone(**described)
-    if not isinstance(origin.options, dict) or not isinstance(origin.name, str | None):
-        raise TypeError("the backbone's name or options")
-    return origin
+def _assembled(module: nn.Module, origin: Backbone, config: dict, folder: Path) -> Adapted:
+    """The model of a config on a backbone that is ready, its tensors as they begin."""
+    methods = Methods.from_json(config)
+    task = config.get("task", "multiclass")  # folders of before there were others do not say
+    model = assemble(module, origin, methods.adapters, methods.reducer, config["classes"], task)
+    if config["base_model_name_or_path"] != origin.name:
+        raise UsageError(f"{folder / CONFIG} lacks or misstates something: it names two backbones; {AGAIN}")
+    own = model.preprocessing["input_size"]
+    model.preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
+    if (asked := model.preprocessing["input_size"]) != own:
+        _check_input(module, asked, folder)
+    return model
+
+
+@torch.no_grad()
+def _check_input(module: nn.Module, size: tuple[int, int, int], folder: Path) -> None:
+    """Raise UsageError unless the backbone takes images of this size, which is not its own."""
+    try:
+        anatomy.embed(module, torch.zeros(1, *size, device=next(module.parameters()).device))
+    except (UsageError, RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"{folder / CONFIG} lacks or misstates something: preprocessing.input_size is {list(size)}, which the "
+            f"backbone does not take ({reason(error)}); {AGAIN}"
+        ) from error
+
+
+def _check_sizes(folder: Path, config: dict, origin: Backbone) -> None:
+    """Raise UsageError unless the folder's files hold tensors of the names and shapes that its config asks for.
+
+    Compares a model without numbers with the heads of the files. HF PEFT needs real tensors to put its own on: with
+    guests, only the backbone is looked at, and `peftconfig.check` bounds the rest.
+    """
+    with Unfilled():
+        module = _backbone(folder, replace(origin, source="random"))
+        anatomy.check(module)
+        if origin.peft is not None:
+            _check_room(module, folder, origin)
+            return
+        model = _assembled(module, origin, config, folder)
+    trained, frozen = split(model)
+    modules = packed.trained(model)
+    check_index(modules, config["packed"], folder)
+    check_fit(heads(folder / TENSORS), unpacked(trained, modules) | packed.shapes(modules), folder / TENSORS)
+    if origin.source != "pretrained":
+        check_fit(heads(folder / BACKBONE), frozen, folder / BACKBONE)
+
+
+def _check_room(module: nn.Module, folder: Path, origin: Backbone) -> None:
+    """Raise UsageError for a backbone of more numbers than the folder holds, but for its head, which is replaced."""
+    if origin.source != "pretrained":
+        needed = sum(tensor.numel() for name, tensor in module.state_dict().items() if not name.startswith("head"))
+        held = sum(tensor.numel() for tensor in heads(folder / BACKBONE).values())
+        if needed > held:
+            raise UsageError(
+                f"{folder / CONFIG} does not belong to its model: it asks for a backbone of {needed:,} numbers, "
+                f"{BACKBONE} holds {held:,}; save the model again"
+            )
 
 
 def _backbone(folder: Path, origin: Backbone) -> nn.Module:
@@ -192,57 +231,50 @@ def read_config(folder: Path) -> dict:
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError(f"'{folder}' is not a saved model: it has no {CONFIG}; give the folder that training wrote")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"{path} is not valid JSON ({reason(error)}); save the model again") from error
+    config = parse(read_text(path, AGAIN), str(path), AGAIN)
     if not isinstance(config, dict) or config.get("library") != "paretune":
         raise UsageError(f"{path} was not written by paretune; an adapter of HF PEFT loads with peft")
     if config.get("format") != FORMAT:
         raise UsageError(
-            f"{path} has format {config.get('format')}, this paretune reads {FORMAT}: use the version of paretune that "
-            "wrote it, or train again"
+            f"{path} has format {quoted(config.get('format'))}, this paretune reads {FORMAT}: use the version of "
+            "paretune that wrote it, or train again"
         )
+    _check_config(config, str(path), AGAIN)
     return config
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UsageError if it is missing, truncated or something else."""
-    if not path.is_file():
-        raise UsageError(f"'{path}' is missing; save the model again")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UsageError(
-            f"{path} is truncated or not a safetensors file ({reason(error)}); pickles are never loaded; "
-            "save the model again"
-        ) from error
+def _check_config(config: dict, where: str, advice: str) -> None:
+    """Raise UsageError for a config that nothing is to be built from."""
+    verify(config, formats.CONFIG, where, advice)
+    backbone = config["backbone"]
+    check_options(backbone.get("options", {}), backbone["source"] == "pretrained", where)
+    if backbone.get("peft") is not None:
+        peftconfig.check(backbone["peft"], where)
 
 
-def fill_trained(model: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, dict], folder: Path) -> None:
-    """Copy what `stored` made of a model into another one. Raises UsageError unless both are built alike."""
-    wanted, needed = stored(model)
-    for name in {**needed, **layouts}:
-        if layouts.get(name) != needed.get(name):
+def check_index(modules: dict[str, Packed], index: dict[str, dict], folder: Path) -> None:
+    """Raise UsageError unless the packed modules are laid out as the config says."""
+    needed = layouts(modules)
+    for name in {**needed, **index}:
+        if index.get(name) != needed.get(name):
             raise UsageError(
-                f"{folder / CONFIG} does not belong to its model: {name} is packed as {layouts.get(name, 'nothing')}, "
+                f"{folder / CONFIG} does not belong to its model: {name} is packed as {index.get(name, 'nothing')}, "
                 f"the model needs {needed.get(name, 'nothing')}; save the model again"
             )
-    fill(model, tensors, wanted, folder / TENSORS)
-    packed.unpack_all(packed.trained(model), tensors)
+
+
+def fill_trained(
+    model: nn.Module, trained: dict[str, Tensor], tensors: dict[str, Tensor], index: dict[str, dict], folder: Path
+) -> None:
+    """Copy what `save` stored of a model into another one, whose `split` is `trained` and more. Raises UsageError
+    unless both are built alike."""
+    modules = packed.trained(model)
+    check_index(modules, index, folder)
+    fill(model, tensors, unpacked(trained, modules) | packed.shapes(modules), folder / TENSORS)
+    packed.unpack_all(modules, tensors)
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Copy `tensors` into the model. Raises UsageError unless their names and shapes are the `wanted` ones, and codes
-    are codes and numbers numbers."""
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or extra:
-        says = [f"lacks {missing[0]} (and {len(missing) - 1} more)"] if missing else []
-        says += [f"has {extra[0]} (and {len(extra) - 1} more), which the model does not"] if extra else []
-        raise UsageError(f"{path} does not belong to its config: it {' and '.join(says)}")
-    for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise UsageError(f"{path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(wanted[name].shape)}")
-        if tensor.is_floating_point() != wanted[name].is_floating_point():
-            raise UsageError(f"{path}: {name} is {tensor.dtype}, the model needs {wanted[name].dtype}")
+    """Copy `tensors` into the model. Raises UsageError as `check_fit`."""
+    check_fit(tensors, wanted, path)
     model.load_state_dict(tensors, strict=False)

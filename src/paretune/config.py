@@ -11,7 +11,9 @@ from itertools import pairwise
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from paretune.errors import unknown
+from paretune.errors import quoted, unknown
+
+LARGEST = 10**6  # of whole numbers among settings: ranks, widths, blocks, epochs
 
 
 def to_json(config: Any) -> dict:
@@ -44,11 +46,18 @@ def field_help(kind: type) -> dict[str, str]:
 
 
 def type_problems(config: Any) -> list[str]:
-    """Sentences on values that are not of their field's type, or not finite."""
-    return [
-        f"{type(config).__name__} {name}={value!r}: must be of type {getattr(hint, '__name__', hint)}"
-        for name, value, hint in _typed_values(config)
+    """Sentences on values that are not of their field's type, not finite, or larger than any setting can be."""
+    typed = list(_typed_values(config))
+    kind = type(config).__name__
+    problems = [
+        f"{kind} {name}={quoted(value)}: must be of type {getattr(hint, '__name__', hint)}"
+        for name, value, hint in typed
         if not _fits(value, hint)
+    ]
+    return problems + [
+        f"{kind} {name}={quoted(value)}: must be from -{LARGEST:,} to {LARGEST:,}"
+        for name, value, _ in typed
+        if isinstance(value, int) and abs(value) > LARGEST
     ]
 
 
@@ -58,7 +67,7 @@ def choice_problems(config: Any) -> list[str]:
     for name, value, hint in _typed_values(config):
         if get_origin(hint) is Literal and value not in get_args(hint):
             *most, last = map(repr, get_args(hint))
-            problems.append(f"{type(config).__name__} {name}={value!r}: must be {', '.join(most)} or {last}")
+            problems.append(f"{type(config).__name__} {name}={quoted(value)}: must be {', '.join(most)} or {last}")
     return problems
 
 

@@ -17,6 +17,7 @@ from paretune.core.model import Adapted
 from paretune.data.arrays import ImageArrays
 from paretune.drawn.digit_sets import TEST, TRAIN, VALIDATE, digit_sets
 from paretune.drawn.digits import pixel_baseline
+from paretune.files import written
 from paretune.machine import environment
 from paretune.measure.cost import cost
 from paretune.show.merged import merged
@@ -85,7 +86,8 @@ def demo(
         result = fit_on(model, train_set, val_set, schedule, folder, seed=seed, overwrite=True, quiet=True)
         rows.append(row(method, model, result, folder, seen(test_set, model)))
         models[method.name] = model
-    picture(models, test_set).save(out / "merged.png")
+    with written(out / "merged.png") as new:
+        picture(models, test_set).save(new, format="PNG")
     return {
         "pixels": pixels,
         "columns": COLUMNS,

@@ -6,14 +6,26 @@ import reprlib
 from difflib import get_close_matches
 
 SHOWN = 200  # characters of what was given that a message repeats
+LONGEST = 4000  # characters of a message
 
 
 class UsageError(ValueError):
     """Something was asked that cannot be done.
 
     The message says what was asked, what is possible and what to do. The command line prints it without a traceback
-    and ends with exit code 2.
+    and ends with exit code 2. It is one line that a terminal can show, whatever names and values it repeats.
     """
+
+    def __init__(self, sentence: str):
+        half = SHOWN // 2  # of a long word both ends are kept, for a path says most there
+        words = (word if len(word) <= SHOWN else f"{word[:half]}...{word[-half:]}" for word in sentence.split(" "))
+        shown = printable(" ".join(words))
+        super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}...")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with escapes such as \\x1b for what a terminal would obey or cannot show; characters in `keep` stay."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 class Diverged(UsageError):
@@ -23,10 +35,10 @@ class Diverged(UsageError):
 def unknown(kind: str, asked: str, known: list[str]) -> UsageError:
     """The error for a name that is not in `known`, with the nearest names as a suggestion."""
     by_lower = {name.lower(): name for name in known}
-    near = [by_lower[name] for name in get_close_matches(asked.lower(), by_lower, n=3)]
+    near = [by_lower[name] for name in get_close_matches(asked.lower()[:SHOWN], by_lower, n=3)]
     some = ", ".join(known[:12]) + (f" and {len(known) - 12} more" if len(known) > 12 else "")
     return UsageError(
-        f"unknown {kind} '{asked}': " + (f"did you mean {' or '.join(near)}?" if near else f"known: {some}")
+        f"unknown {kind} '{plain(asked)}': " + (f"did you mean {' or '.join(near)}?" if near else f"known: {some}")
     )
 
 

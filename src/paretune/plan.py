@@ -18,7 +18,8 @@ from paretune.core.method import Shape
 from paretune.core.model import Adapted
 from paretune.core.units import Units
 from paretune.data.task import Task, known_task
-from paretune.errors import UsageError, refuse
+from paretune.errors import UsageError, quoted, refuse
+from paretune.formats import MOST_CLASSES
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,12 @@ def class_names(classes: int | Sequence[str] | None, task: Task = "multiclass") 
             raise UsageError(f"task='{task}' needs a new head: say by `classes` what its outputs are called")
         return None
     if not isinstance(classes, (int, list, tuple)):
-        raise UsageError(f"classes={classes!r}: give a number, a list of names, or None for the backbone's own head")
+        raise UsageError(f"classes={quoted(classes)}: give a number, a list of names, or None for the backbone's head")
+    if (count := classes if isinstance(classes, int) else len(classes)) > MOST_CLASSES:
+        raise UsageError(f"classes: {quoted(count)} of them, a head has at most {MOST_CLASSES:,} outputs")
     names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if (known_task(task) == "multiclass" and len(names) < 2) or len(set(names)) < len(names):
-        raise UsageError(f"classes={classes!r}: a head needs at least two different classes")
+        raise UsageError(f"classes={quoted(classes)}: a head needs at least two different classes")
     if not names:
-        raise UsageError(f"classes={classes!r}: a head for the task '{task}' needs at least one output")
+        raise UsageError(f"classes={quoted(classes)}: a head for the task '{task}' needs at least one output")
     return names

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.counts import GMACS, MacUnit, mac_unit
 
 _OUT = Path("ablation")
@@ -24,9 +24,9 @@ def ablate(
         Path | None,
         typer.Option(help="Train every row on this image folder (with test/), or on `digits`, the demo's images."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Trainings per row.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = 10,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")] = 32,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate.")] = 1e-3,
     out: Annotated[Path, typer.Option(help="Folder of the trainings; finished ones are not run again.")] = _OUT,
     device: options.Device = "auto",
@@ -46,13 +46,13 @@ def ablate(
     try:
         found = ablation(rows, model, data, range(seeds), schedule, out, device, _tell)
     except KeyboardInterrupt:
-        typer.echo(f"\nparetune: interrupted; the same command goes on with the trainings in {out}", err=True)
+        say(f"\nparetune: interrupted; the same command goes on with the trainings in {out}", err=True)
         raise typer.Exit(130) from None
     answer(found, as_json, lambda: _say(found))
 
 
 def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    say(line, err=True)
 
 
 def _say(found: dict) -> None:
@@ -60,7 +60,7 @@ def _say(found: dict) -> None:
         unit = mac_unit(row["macs"] for row in part["rows"])
         table(f"{name}: {part['title']}", _header(found, unit), [_cells(row, found, unit) for row in part["rows"]])
         if part["order"]:
-            typer.echo(f"  {part['order']['text']}\n")
+            say(f"  {part['order']['text']}\n")
 
 
 def _header(found: dict, unit: MacUnit) -> list[str]:

@@ -52,8 +52,8 @@ def bench(
     from rich.console import Console
 
     from paretune.cli.build import chosen_recipes
+    from paretune.files import write_json
     from paretune.timing.bench import bench
-    from paretune.train.runfolder import write_json
 
     with _progress() as watch:
         result = bench(

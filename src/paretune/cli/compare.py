@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
 
 
@@ -60,7 +60,7 @@ def compare(
         draw(found, plot)
     if markdown:
         asked = [*entries, "--baseline", found.baseline, *(["--tasks"] * tasks), *(["--force"] * force), "--markdown"]
-        return typer.echo(page(found, tasks, shlex.join(["paretune", "compare", *asked])), nl=False)
+        return say(page(found, tasks, shlex.join(["paretune", "compare", *asked])).removesuffix("\n"))
     return answer(found.to_dict(), as_json, lambda: _say(found, tasks, plot))
 
 
@@ -71,6 +71,6 @@ def _say(found, tasks: bool, plot: Path | None) -> None:
     if tasks:
         table("", *by_task(found), words=2)
     for sentence in warnings(found):
-        typer.echo(sentence)
+        say(sentence)
     if plot is not None:
-        typer.echo(f"drawn: {plot}")
+        say(f"drawn: {plot}")

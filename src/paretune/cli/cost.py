@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.counts import PARTS, mac_unit
 from paretune.errors import UsageError
 
@@ -19,7 +19,7 @@ def cost(
         list[str], typer.Option(metavar="NAME ...", help="One or several; `paretune list recipes` shows them.")
     ] = ["sparse-tuning"],  # noqa: B006 - typer reads it, nobody changes it
     classes: Annotated[
-        int | None, typer.Option(min=2, help="Outputs of a new head; the backbone's own by default.")
+        int | None, typer.Option(min=2, max=250_000, help="Outputs of a new head; the backbone's own by default.")
     ] = None,
     set_: options.Set = None,
     image_size: options.ImageSize = None,
@@ -64,16 +64,16 @@ def _costs(
         one.name: (detail if detailed else cost)(weightless(model, one.adapters, one.reducer, classes, **size))
         for one in chosen
     }
-    say = _say_details if detailed else _say_costs
+    tell = _say_details if detailed else _say_costs
     if len(found) == 1:
         (alone,) = found.values()
-        return answer(alone.to_dict(), as_json, lambda: say(found))
-    return answer({"recipes": {name: one.to_dict() for name, one in found.items()}}, as_json, lambda: say(found))
+        return answer(alone.to_dict(), as_json, lambda: tell(found))
+    return answer({"recipes": {name: one.to_dict() for name, one in found.items()}}, as_json, lambda: tell(found))
 
 
 def _say_costs(found: dict) -> None:
     if len(found) == 1:
-        return typer.echo(str(*found.values()))
+        return say(str(*found.values()))
     unit = mac_unit(c.macs for c in found.values())
     rows = [
         (
@@ -89,7 +89,7 @@ def _say_details(found: dict) -> None:
     from paretune.measure.detail import GROUPS
 
     for name, one in found.items():
-        typer.echo(f"{name}\n{one.cost}")
+        say(f"{name}\n{one.cost}")
         columns = [kind for kind in GROUPS if any(kind in part.macs for part in one.blocks)]
         columns = [kind for kind in columns if kind not in ("embed", "head")]
         rows = [_block_row(part, columns) for part in one.blocks]
@@ -140,4 +140,4 @@ def _say_growth(rows: list, plot: Path | None) -> None:
     ]  # fmt: skip
     table("", ("recipe", "image", "tokens", unit.name, "with all tokens", "ratio"), cells)
     if plot is not None:
-        typer.echo(f"drawn: {plot}")
+        say(f"drawn: {plot}")

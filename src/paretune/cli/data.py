@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import plain
 
 app = typer.Typer(help="Look at data sets before you train on them, and write them in another form.",
@@ -63,19 +63,19 @@ def convert(
 
     counts = convert(src, dest, to, shard_size=shard_size, size=size, format=format_)
     said = ", ".join(f"{count:,} images of {split}" for split, count in counts.items())
-    answer({"out": str(dest), "images": counts}, as_json, lambda: typer.echo(f"{said} in {plain(dest)}"))
+    answer({"out": str(dest), "images": counts}, as_json, lambda: say(f"{said} in {plain(dest)}"))
 
 
 def _say(report) -> None:
     answers = f"{report.task}, {len(report.classes)} {_columns(report)}" if report.task else "nothing that can be read"
-    typer.echo(f"{plain(report.path)}: {report.layout}, {answers}")
+    say(f"{plain(report.path)}: {report.layout}, {answers}")
     rows = [(part.name, f"{part.images:,}", *_extremes(part.balance), part.content_hash[:16]) for part in report.splits]
     table("", ("split", "images", "smallest class", "largest class", "content hash"), rows)
-    typer.echo(_look(report))
-    typer.echo(f"content hash {report.content_hash}")
+    say(_look(report))
+    say(f"content hash {report.content_hash}")
     _tell("remark", report.remarks)
     _tell("problem", report.problems)
-    typer.echo(_state(report))
+    say(_state(report))
 
 
 def _say_tasks(path: str, reports: dict) -> None:
@@ -88,7 +88,7 @@ def _say_tasks(path: str, reports: dict) -> None:
         _tell(name, () if report is None else (*report.remarks, *report.problems))
     missing = [name for name, report in reports.items() if report is None]
     if missing:
-        typer.echo(f"missing: {', '.join(missing)}")
+        say(f"missing: {', '.join(missing)}")
 
 
 def _task_row(name: str, report) -> tuple[str, ...]:
@@ -137,4 +137,4 @@ def _files(report) -> str:
 
 def _tell(what: str, sentences) -> None:
     for sentence in sentences:
-        typer.echo(f"{what}: {sentence}")
+        say(f"{what}: {sentence}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.counts import MMACS
 from paretune.errors import UsageError
 
@@ -18,8 +17,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trained adapters, the table and the picture.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of the data and of training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per method; 10 unless told.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=options.MOST_SEED, help="Of the data and of training.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Epochs per method; 10 unless told.")] = None,
     images: Annotated[Path | None, typer.Option(help="Only write the demo's images into this new folder.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -34,8 +33,8 @@ def demo(
         if images is not None:
             counts = write_digits(images, seed)
             text = f"{counts['train']} images in {images}/train, {counts['test']} in {images}/test"
-            return answer(counts, as_json, lambda: typer.echo(text))
-        result = demo(out, seed, epochs or EPOCHS, tell=lambda line: typer.echo(line, err=True))
+            return answer(counts, as_json, lambda: say(text))
+        result = demo(out, seed, epochs or EPOCHS, tell=lambda line: say(line, err=True))
     except ImportError as error:
         if "paretune[demo]" not in str(error):
             raise
@@ -46,8 +45,11 @@ def demo(
 
 def write(result: dict, out: Path) -> None:
     """result.json and table.md in `out`."""
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (out / "table.md").write_text(_markdown(result), encoding="utf-8")
+    from paretune.files import write_json, written
+
+    write_json(out / "result.json", result)
+    with written(out / "table.md") as new:
+        new.write_text(_markdown(result), encoding="utf-8")
 
 
 def _cells(row: dict) -> list[str]:
@@ -78,10 +80,10 @@ def _legend(result: dict) -> list[str]:
 
 
 def _say(result: dict, out: Path) -> None:
-    typer.echo("\n".join(_baseline(result)))
+    say("\n".join(_baseline(result)))
     table("", list(result["columns"]), map(_cells, result["rows"]))
-    typer.echo("\n".join(_legend(result)))
-    typer.echo(f"\n{result['seconds']:.0f} s in all; {out}/merged.png shows which patches share a token")
+    say("\n".join(_legend(result)))
+    say(f"\n{result['seconds']:.0f} s in all; {out}/merged.png shows which patches share a token")
 
 
 def _markdown(result: dict) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
 
 
@@ -81,9 +81,9 @@ def _say(metrics, split: str, output: str, pairs: list[tuple[str, str, int]], pi
         wrong = [(true, said, f"{n:,}") for true, said, n in pairs]
         table("most frequent wrong answers", ("class", "answer", "images"), wrong, words=2)
     first, *others = (told(name, value) for name, value in metrics.scores.items())
-    typer.echo(
+    say(
         f"{split} {first}, loss {metrics.loss:.4f}, {metrics.images:,} images, {metrics.images_per_second:.0f} images/s"
     )
-    typer.echo(f"{split} {', '.join(others)}")
+    say(f"{split} {', '.join(others)}")
     if picture is not None:
-        typer.echo(f"saved in {picture}")
+        say(f"saved in {picture}")

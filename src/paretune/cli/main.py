@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import typer
 from typer.core import TyperGroup
 
@@ -20,23 +22,38 @@ from paretune.cli.report import report
 from paretune.cli.show import show
 from paretune.cli.suite import app as suite
 from paretune.cli.train import train
-from paretune.errors import UsageError
+from paretune.errors import UsageError, printable
+
+# What click raises for words that no command takes; typer brings a click of its own in some versions.
+_Misused = typer.BadParameter.__bases__[0]
+# No room on the disk, or in the user's share of it; files.FULL is the same, and would take time to import here.
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class _Commands(TyperGroup):
-    """Ends with one sentence on stderr and exit code 2 where the user can help; real bugs keep their traceback."""
+    """Ends with one sentence on stderr: exit code 2 where something else must be asked, 1 where the disk is full. Real
+    bugs keep their traceback."""
 
     def invoke(self, ctx):
+        code = 2
         try:
             return super().invoke(ctx)
+        except _Misused as error:  # such as a value that is not of its option's type: as long as the value
+            error.message = str(UsageError(error.message))
+            raise
         except UsageError as error:
             sentence = str(error)
         except OSError as error:
-            if error.filename is None:
+            if error.errno in FULL:
+                where = f"{error.filename} was not written, what was there before stays as it was"
+                sentence = f"{error.strerror}: {where if error.filename else 'the file was not written'}; make room"
+                code = 1
+            elif error.filename is None:
                 raise
-            sentence = f"{error.filename}: {error.strerror}"
-        typer.echo(f"paretune: {sentence}", err=True)
-        raise typer.Exit(2)
+            else:
+                sentence = f"{error.filename}: {error.strerror}"
+        typer.echo(f"paretune: {printable(sentence)}", err=True)
+        raise typer.Exit(code)
 
 
 app = typer.Typer(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+MOST_SEED = 2**63 - 1  # more does not fit into the numbers that generators and files take
+
 Data = Annotated[
     str,
     typer.Option(
@@ -27,12 +29,14 @@ SetEach = Annotated[
     typer.Option("--set", metavar="KEY=VALUE ...", help="As in `paretune train`, for every recipe; "
                  "for one of them: NAME.KEY=VALUE, as in lora.adapter.rank=4."),
 ]  # fmt: skip
-ImageSize = Annotated[int | None, typer.Option(min=1, help="Side of the square input; the backbone's own by default.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, max=8192, help="Side of the square input; the backbone's own by default.")
+]
 Pretrained = Annotated[bool, typer.Option(help="Start from pretrained weights.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Local weights: .safetensors, .npz (Google ViT), .pth or .bin.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per batch.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that load images; 0 loads in the main one.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")]
+Workers = Annotated[int, typer.Option(min=0, max=1024, help="Processes that load images; 0 loads in the main one.")]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out damaged images, at the start and later on.")
 ]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import typer
 
+from paretune.errors import printable
+
 
 def answer(value: dict, as_json: bool, text: Callable[[], None]) -> None:
     """Print `value` as JSON, or call `text` to print it for people; under accelerate only the first process speaks."""
@@ -19,15 +21,20 @@ def answer(value: dict, as_json: bool, text: Callable[[], None]) -> None:
         text()
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print lines for people; names that hold escapes for the terminal are shown, not obeyed."""
+    typer.echo(printable(text, keep="\n"), err=err)
+
+
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
     """A table; its first `words` columns hold words, the others numbers. Plain text where stdout is no terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    grid = Table(title=_escaped(title), title_justify="left", box=box.SIMPLE_HEAD)
     for i, name in enumerate(header):
-        grid.add_column(name, justify="left" if i < words else "right", overflow="fold")
+        grid.add_column(_escaped(name), justify="left" if i < words else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(_escaped(cell) for cell in row))
     console = Console(highlight=False)
@@ -39,4 +46,4 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], word
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, say
 
 
 def predict(
@@ -28,9 +28,9 @@ def predict(
 
     model = load(out)
     found = predict(model, images, top, batch_size, device)
-    entry, say = _ANSWERS[model.task]
+    entry, spoken = _ANSWERS[model.task]
     value = {"predictions": [{"path": path, **entry(best)} for path, best in found]}
-    answer(value, as_json, lambda: [typer.echo(f"{path}: {say(best)}") for path, best in found])
+    answer(value, as_json, lambda: [say(f"{path}: {spoken(best)}") for path, best in found])
 
 
 def _classes(best: list[tuple[str, float]]) -> dict:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, say
 
 
 def report(
@@ -34,12 +33,12 @@ def report(
     --image which patches each model keeps, merges and drops, and where it looks. What a benchmark timed and a run
     trained with the same settings becomes one row.
     """
+    from paretune.files import written
     from paretune.show.report import report
 
     page = report(sources, image or [], title, block)
     out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    new.write_text(page, encoding="utf-8")
-    os.replace(new, out)
+    with written(out) as new:
+        new.write_text(page, encoding="utf-8")
     size = out.stat().st_size
-    answer({"out": str(out), "bytes": size}, as_json, lambda: typer.echo(f"saved in {out}, {size / 1000:,.0f} kB"))
+    answer({"out": str(out), "bytes": size}, as_json, lambda: say(f"saved in {out}, {size / 1000:,.0f} kB"))

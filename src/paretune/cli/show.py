@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, say
 from paretune.errors import UsageError
 
 
@@ -39,6 +38,7 @@ def show(
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the picture is a PNG, name a file that ends in .png")
+    from paretune.files import written
     from paretune.show.panels import panels, picture_of
     from paretune.train.device import pick_device
 
@@ -46,9 +46,8 @@ def show(
     adapted = _model(model, recipe, set_, image_size, pretrained, checkpoint)
     found = panels(adapted.to(where).eval(), images, block)
     out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    picture_of(found).save(new, format="PNG")
-    os.replace(new, out)
+    with written(out) as new:
+        picture_of(found).save(new, format="PNG")
     answer(_value(found, images, out), as_json, lambda: _say(found, out))
 
 
@@ -79,5 +78,5 @@ def _value(found, images: list[Path], out: Path) -> dict:
 
 def _say(found, out: Path) -> None:
     for row in found.rows:
-        typer.echo(f"{row[0].caption}: " + ", ".join(f"{panel.title} {panel.caption}" for panel in row[1:]))
-    typer.echo(f"saved in {out}")
+        say(f"{row[0].caption}: " + ", ".join(f"{panel.title} {panel.caption}" for panel in row[1:]))
+    say(f"saved in {out}")

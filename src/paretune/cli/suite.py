@@ -10,7 +10,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.many import ManyValues
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
 
 app = typer.Typer(help="Many tasks, one protocol: which method is better, and by how much more than chance?",
@@ -30,8 +30,10 @@ def run(
     protocol: Annotated[
         str | None, typer.Option(help="Of `paretune suite protocols`; offline, or adapter-plus for vtab1k.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per recipe and task.")] = 3,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's: another protocol.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Trainings per recipe and task.")] = 3,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Instead of the protocol's: another protocol.")
+    ] = None,
     tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="These tasks alone.")] = None,
     set_: options.SetEach = None,
     out: Annotated[Path, typer.Option(help="Folder of the trainings.")] = Path("suite"),
@@ -72,9 +74,9 @@ def run(
     book = Ledger(ledger or out / LEDGER)
     _check_resume(out, book.path, resume)
     try:
-        failed = run_suite(plan, _pool(jobs, ray, gpus), book, lambda line: typer.echo(line, err=True))
+        failed = run_suite(plan, _pool(jobs, ray, gpus), book, lambda line: say(line, err=True))
     except KeyboardInterrupt:
-        typer.echo("\nparetune: interrupted; the same command with --resume goes on", err=True)
+        say("\nparetune: interrupted; the same command with --resume goes on", err=True)
         raise typer.Exit(130) from None
     answer({"ledger": str(book.path), "failed": failed}, as_json, lambda: _say(book, failed))
     if failed:
@@ -120,8 +122,8 @@ def _pool(jobs: int, ray: str | None, gpus: float):
 
 def _say(ledger, failed: list[str]) -> None:
     for sentence in failed:
-        typer.echo(f"failed: {sentence}")
-    typer.echo(f"{len(ledger.rows()):,} results in {ledger.path}; `paretune compare {ledger.path}` shows them")
+        say(f"failed: {sentence}")
+    say(f"{len(ledger.rows()):,} results in {ledger.path}; `paretune compare {ledger.path}` shows them")
 
 
 @app.command()

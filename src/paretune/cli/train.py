@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, say
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _LOADERS = min(4, _CORES // 2)
@@ -21,8 +21,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the result; must not hold a run yet.")],
     recipe: options.Recipe = "sparse-tuning",
     set_: options.Set = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch and process.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=10**6, help="Images per batch and process.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Highest learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option(min=0, help="AdamW's weight decay.")] = None,
     warmup_epochs: Annotated[
@@ -36,13 +36,15 @@ def train(
     class_weights: Annotated[
         str | None, typer.Option(help="auto weighs rare classes and labels up; none by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of initial values, data order, dropout and the split.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=options.MOST_SEED, help="Of initial values, data order, dropout and the split.")
+    ] = 0,
     val_share: Annotated[float, typer.Option(help="Share to validate on where the folder has no val/.")] = 0.2,
     workers: options.Workers = _LOADERS,
     mixed_precision: Annotated[
         str | None, typer.Option(help="no, bf16 or fp16; what accelerate says by default.")
     ] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches per update.")] = 1,
+    accumulate: Annotated[int, typer.Option(min=1, max=10**6, help="Batches per update.")] = 1,
     device: options.Device = "auto",
     image_size: options.ImageSize = None,
     pretrained: options.Pretrained = True,
@@ -82,7 +84,7 @@ def train(
             resume=resume, overwrite=overwrite, notes=_notes(chosen, set_),
         )  # fmt: skip
     except KeyboardInterrupt:
-        typer.echo(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
+        say(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
         raise typer.Exit(130) from None
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
@@ -94,9 +96,9 @@ def _notes(recipe, set_: list[str] | None) -> dict:
 
 def _tell_skipped(skipped: list[tuple[str, str]]) -> None:
     if skipped:
-        typer.echo(f"{len(skipped)} unreadable images are left out:", err=True)
+        say(f"{len(skipped)} unreadable images are left out:", err=True)
     for path, reason in skipped:
-        typer.echo(f"  {path}: {reason}", err=True)
+        say(f"  {path}: {reason}", err=True)
 
 
 def _summary(result) -> dict:
@@ -113,7 +115,7 @@ def _summary(result) -> dict:
 def _say(result) -> None:
     from paretune.train.metrics import told
 
-    typer.echo(
+    say(
         f"best epoch {result.best_epoch} of {len(result.history)}: validation {told(result.metric, result.score)}, "
         f"loss {result.loss:.4f}, after {result.seconds:.1f} s\nsaved in {result.out}"
     )

@@ -44,15 +44,27 @@ def describe(model: nn.Module) -> dict | None:
     return {name: sorted(v) if isinstance(v, set) else v for name, v in configs["default"].to_dict().items()}
 
 
-def inject(model: nn.Module, described: dict) -> None:
-    """Put guests as described into a plain timm model."""
+def kinds() -> dict[str, type]:
+    """The configs of HF PEFT that put tuners on layers, by their peft_type. Raises UsageError if peft is missing."""
     try:
         import peft
     except ImportError as error:
         raise UsageError("this model was tuned with HF PEFT: install it with `pip install paretune[peft]`") from error
-    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[described["peft_type"]]
+    found = {getattr(name, "value", name): kind for name, kind in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return {name: kind for name, kind in found.items() if "target_modules" in kind.__dataclass_fields__}
+
+
+def inject(model: nn.Module, described: dict) -> None:
+    """Put guests as described into a plain timm model. Raises UsageError where peft refuses."""
+    kind = kinds()[described["peft_type"]]
     known = {name: v for name, v in described.items() if name in kind.__dataclass_fields__}
-    peft.get_peft_model(model, kind(**known))  # not inject_adapter_in_model, which refuses what layers share (VeRA)
+    import peft
+
+    try:
+        peft.get_peft_model(model, kind(**known))  # not inject_adapter_in_model, which refuses what layers share (VeRA)
+    except Exception as error:  # peft raises anything on settings that do not fit a layer
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"HF PEFT cannot put {kind.__name__} on this backbone: {said}") from error
 
 
 def fold_all(root: nn.Module) -> None:

@@ -8,6 +8,7 @@ All of them share two tensors, in the order of the modules: a name for each woul
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -18,11 +19,11 @@ CODES, SCALES = "packed.codes", "packed.scales"
 
 
 class Packed(nn.Module, ABC):
-    """A module that is stored as codes of a few bits and a few float32 scales, which hold all that it computes with."""
+    """A module that is stored as codes of a few bits and two float32 scales, which hold all that it computes with."""
 
     @abstractmethod
     def layout(self) -> dict:
-        """What `pack` writes, as JSON values; two modules of one layout can read each other's."""
+        """What `pack` writes, {"bits", "shape"}, as JSON values; two modules of one layout can read each other's."""
 
     @abstractmethod
     def pack(self) -> tuple[Tensor, Tensor]:
@@ -51,13 +52,29 @@ def pack_all(modules: dict[str, Packed]) -> dict[str, Tensor]:
     return {CODES: torch.cat(codes).cpu(), SCALES: torch.cat(scales).cpu()}
 
 
+def lengths(layout: dict) -> tuple[int, int]:
+    """How many codes (bytes) and scales (floats) a module of this layout is stored as."""
+    return -(-math.prod(layout["shape"]) * layout["bits"] // 8), 2
+
+
+def shapes(modules: dict[str, Packed]) -> dict[str, Tensor]:
+    """What `pack_all` would answer, without numbers: tensors on the meta device. Nothing is packed to learn it."""
+    if not modules:
+        return {}
+    codes, scales = map(sum, zip(*(lengths(module.layout()) for module in modules.values()), strict=True))
+    return {
+        CODES: torch.empty(codes, dtype=torch.uint8, device="meta"),
+        SCALES: torch.empty(scales, dtype=torch.float32, device="meta"),
+    }
+
+
 def unpack_all(modules: dict[str, Packed], tensors: dict[str, Tensor]) -> None:
     """Fill the modules with what `pack_all` made of modules of the same layouts."""
-    done = [0, 0]
+    code = scale = 0
     for module in modules.values():
-        ends = [start + len(part) for start, part in zip(done, module.pack(), strict=True)]
-        module.unpack(tensors[CODES][done[0] : ends[0]], tensors[SCALES][done[1] : ends[1]])
-        done = ends
+        codes, scales = lengths(module.layout())
+        module.unpack(tensors[CODES][code : code + codes], tensors[SCALES][scale : scale + scales])
+        code, scale = code + codes, scale + scales
 
 
 def to_bytes(numbers: Tensor, bits: int) -> Tensor:

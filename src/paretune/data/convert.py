@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from paretune.data.images import open_image
 from paretune.data.opening import parts_of
 from paretune.data.shards import CLASSES
 from paretune.errors import UsageError, plain, unknown
+from paretune.files import whole
 
 TARGETS = ("shards", "folder")
 FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
@@ -63,7 +60,7 @@ def convert(
         raise UsageError(f"{plain(data)} has none of the splits {', '.join(SPLITS)}")
     classes = parts.get("train", next(iter(parts.values()))).classes
     parts = {split: labelled_by(images, classes) for split, images in parts.items()}
-    with _whole(dest) as folder:
+    with whole(dest) as folder:
         for split, images in parts.items():
             if to == "shards":
                 _write_shards(folder, split, images, shard_size, looks)
@@ -83,20 +80,6 @@ def _check(data: str | Path, dest: Path, to: str, shard_size: int, looks: Looks)
         raise UsageError(f"{plain(dest)} is already there and not an empty folder: name a new one")
     if Path(data).is_dir() and Path(data).resolve() in (dest.resolve(), *dest.resolve().parents):
         raise UsageError(f"{plain(dest)} lies in {plain(data)}: name a folder outside of it")
-
-
-@contextmanager
-def _whole(dest: Path) -> Iterator[Path]:
-    """A folder to write in that becomes `dest` at the end, and goes away where something fails."""
-    partial = dest.absolute().parent / f".{dest.name}.{os.getpid()}"
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if dest.exists():
-            dest.rmdir()
-        os.replace(partial, dest)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_shards(folder: Path, split: str, images: Images, shard_size: int, looks: Looks) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from paretune.data.arrays import ImageArrays
 from paretune.drawn.digits import digits
 from paretune.errors import UsageError
+from paretune.files import whole
 
 TRAIN, VALIDATE, TEST = 800, 200, 797
 
@@ -31,9 +32,10 @@ def write_digits(folder: str | Path, seed: int = 0) -> dict[str, int]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is already there and not an empty folder: name a new one for the images")
     images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
-    for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
-        for label in range(10):
-            (folder / part / str(label)).mkdir(parents=True)
-        for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
-            Image.fromarray(picture).save(folder / part / str(label) / f"{i:04}.png")
+    with whole(folder) as new:
+        for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):
+            for label in range(10):
+                (new / part / str(label)).mkdir(parents=True)
+            for i, (picture, label) in enumerate(zip(pictures, answers, strict=True)):
+                Image.fromarray(picture).save(new / part / str(label) / f"{i:04}.png")
     return {"train": len(labels), "test": len(test_labels)}

@@ -7,6 +7,7 @@ keys a line has. Lines are added and never changed; who wants another result run
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -18,12 +19,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from paretune.errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # no Unix; appending is one write there too, but a torn line is mended without a lock
-    fcntl = None
+from paretune import formats
+from paretune.errors import UsageError, quoted
+from paretune.files import locked
+from paretune.schema import MOST_BYTES, parse, verify
 
 KIND, VERSION = "result", 1
 LOSSY = ("lossless", "lossy", "mixed", "unknown")
@@ -101,6 +100,7 @@ class Ledger:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._lock = self.path.with_name(self.path.name + ".lock")  # held by who appends; reading needs no lock
 
     def append(self, row: dict) -> None:
         """Add a line, whole or not at all, also while other processes add theirs.
@@ -111,12 +111,12 @@ class Ledger:
         check(row, "a row for the ledger")
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path) as file:
+        with locked(self._lock), _appending(self.path) as file:
             self._mend(file)
             end = os.fstat(file).st_size
             if os.write(file, line) < len(line):
                 os.ftruncate(file, end)
-                raise OSError(f"{self.path}: the disk is full; the last result was not written")
+                raise OSError(errno.ENOSPC, "the disk is full; the last result was not written", str(self.path))
             os.fsync(file)
 
     def rows(self) -> list[Result]:
@@ -141,11 +141,10 @@ class Ledger:
         return found
 
     def _lines(self) -> Iterator[tuple[int, str]]:
-        content = b""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                _lock(file.fileno(), "LOCK_SH")  # nobody is in the middle of a line
-                content = file.read()
+        content = self._content()
+        if _torn(content) and self._lock.exists():
+            with locked(self._lock):  # somebody may have been in the middle of that line
+                content = self._content()
         if end := _torn(content):
             warnings.warn(f"{self.path}: the last line was cut off and is left out", stacklevel=5)
         try:
@@ -153,6 +152,13 @@ class Ledger:
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.path} is not a ledger: it is not text") from error
         return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+    def _content(self) -> bytes:
+        if not self.path.exists():
+            return b""
+        if not self.path.is_file() or self.path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{self.path} is no ledger: no regular file, or more than {MOST_BYTES:,} bytes")
+        return self.path.read_bytes()
 
     def _mend(self, file: int) -> None:
         """Let the file end with a whole line."""
@@ -165,20 +171,13 @@ class Ledger:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    """The file open for appending; nobody else who asks so has it until the end."""
+def _appending(path: Path) -> Iterator[int]:
+    """The file open for appending."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        _lock(file, "LOCK_EX")
         yield file
     finally:
         os.close(file)
-
-
-def _lock(file: int, kind: str) -> None:
-    """Wait for the lock, which lasts until the file is closed."""
-    if fcntl is not None:
-        fcntl.flock(file, getattr(fcntl, kind))
 
 
 def _torn(content: bytes) -> int:
@@ -186,16 +185,13 @@ def _torn(content: bytes) -> int:
     last = content.rpartition(b"\n")[2]
     try:
         json.loads(last or b"{}")
-    except ValueError:  # also what is no UTF-8
+    except (ValueError, RecursionError):  # also what is no UTF-8
         return len(last)
     return 0
 
 
 def _parsed(text: str, where: str) -> dict:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where} is not JSON: is this a ledger? One JSON object a line is expected") from error
+    row = parse(text, where, "a ledger has one JSON object a line")
     check(row, where)
     return row
 
@@ -205,11 +201,12 @@ def check(row: Any, where: str) -> None:
     if not isinstance(row, dict) or row.get("kind") != KIND:
         raise UsageError(f'{where} is no result: a line of a ledger has "kind": "{KIND}"')
     if row.get("version") != VERSION:
-        raise UsageError(f"{where} has version {row.get('version')}; this paretune reads version {VERSION}")
+        raise UsageError(f"{where} has version {quoted(row.get('version'))}; this paretune reads version {VERSION}")
     if problems := [problem for path, kind in NEEDED.items() if (problem := _problem(row, path, kind))]:
         raise UsageError(f"{where}: {'; '.join(problems)}")
+    verify(json.loads(json.dumps(row)), formats.RESULT, where)
     if row["data"]["lossy"] not in LOSSY:
-        raise UsageError(f"{where}: data.lossy is '{row['data']['lossy']}'; it must be one of {', '.join(LOSSY)}")
+        raise UsageError(f"{where}: data.lossy is {quoted(row['data']['lossy'])}; it must be one of {', '.join(LOSSY)}")
 
 
 def _problem(row: dict, path: str, kind: Any) -> str:
@@ -223,7 +220,7 @@ def _problem(row: dict, path: str, kind: Any) -> str:
         value = list(value)  # which is what JSON makes of it
     wrong = not isinstance(value, kind) or isinstance(value, bool)
     infinite = isinstance(value, float) and not math.isfinite(value)
-    return f"{path} is {value!r}" if wrong or infinite else ""
+    return f"{path} is {quoted(value)}" if wrong or infinite else ""
 
 
 def _result(row: dict, line: int) -> Result:

@@ -11,7 +11,8 @@ import torch
 from paretune.catalogue import Recipe
 from paretune.core import anatomy
 from paretune.core.model import Adapted
-from paretune.errors import UsageError
+from paretune.errors import UsageError, quoted
+from paretune.formats import MOST_SIDE
 from paretune.measure.cost import cost
 from paretune.plan import adapt
 
@@ -54,6 +55,8 @@ def weightless(name: str, adapters: Sequence[Any], reducer: Any, classes: int | 
 
 def check_sizes(model: Adapted, sizes: Sequence[int]) -> None:
     """Raise UsageError unless the patches of this model tile squares of all these sides."""
+    if large := [size for size in sizes if size > MOST_SIDE]:
+        raise UsageError(f"images of side {quoted(large[0])} are too large: give sides of at most {MOST_SIDE:,} pixels")
     own, grid = model.preprocessing["input_size"][1:], anatomy.shape(model.backbone).grid
     patch = tuple(side // cells for side, cells in zip(own, grid, strict=True))
     if wrong := [size for size in sizes if any(size < p or size % p for p in patch)]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from paretune import formats
 from paretune.errors import UsageError
 from paretune.papers import tables as published
 from paretune.papers.computed import Workshop
 from paretune.papers.means import Mean, means
 from paretune.papers.tables import PrintedMean, PublishedTable
 from paretune.papers.verdict import ACCURACY, CANNOT, VERDICTS, Finding, judge
+from paretune.schema import read, verify
 from paretune.timing.result import check_version
 
 ROW = {"batch", "settings", "forward", "step", "memory"}  # of a bench file
@@ -65,12 +66,11 @@ def _accuracy(mean: PrintedMean) -> Finding:
 
 def read_bench(path: Path) -> dict[str, Any]:
     """The JSON that `paretune bench --json` wrote. Raises UsageError if the file is something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(f"'{path}' is not JSON; pass a file that `paretune bench --json` wrote") from error
-    rows = found.get("rows") if isinstance(found, dict) and found.get("kind") == "bench" else None
-    if not rows or not all(row.keys() >= ROW for row in rows) or "model" not in found or "machine" not in found:
+    found = read(path, advice="pass a file that `paretune bench --json` wrote")
+    rows = found.get("rows") if found.get("kind") == "bench" else None
+    whole = isinstance(rows, list) and rows and all(isinstance(row, dict) and row.keys() >= ROW for row in rows)
+    if not whole or "model" not in found or "machine" not in found:
         raise UsageError(f"'{path}' was not written by `paretune bench --json`, or measured nothing")
     check_version(path, found)
+    verify(found, formats.BENCH, str(path))
     return found

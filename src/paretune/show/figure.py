@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from paretune.errors import UsageError
+from paretune.files import written
 
 SUFFIXES = (".png", ".svg", ".pdf")
 INK, PALE = "#222222", "#9a9a9a"
@@ -33,9 +33,5 @@ def check_plot(path: Path) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write a matplotlib figure as .png, .svg or .pdf; it appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=path.suffix[1:], metadata=NO_DATE.get(path.suffix))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path) as new:
+        figure.savefig(new, format=path.suffix[1:], metadata=NO_DATE.get(path.suffix))

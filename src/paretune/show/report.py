@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from paretune.data.images import probe
+from paretune.errors import printable
 from paretune.show.charts import Steps, steps
 from paretune.show.columns import SCORES, Column, present
 from paretune.show.models import Maps, asked, joined
@@ -66,7 +67,7 @@ def report(
 
 
 def render(**content) -> str:
-    """The template with its content; everything is escaped."""
+    """The template with its content; everything is escaped, what a terminal would obey too."""
     page = Environment(
         loader=PackageLoader("paretune.show", "page"),
         autoescape=True,
@@ -74,7 +75,7 @@ def render(**content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return page.get_template("report.html").render(**content)
+    return printable(page.get_template("report.html").render(**content), keep="\n\t\r\xa0\u00ad")
 
 
 def cell(row: Row, column: Column, mixed: bool) -> Cell:

@@ -13,15 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from paretune import formats
 from paretune.checkpoint import TENSORS, read_config
 from paretune.errors import UsageError
 from paretune.ledger.compare import compare
 from paretune.ledger.entries import ledger_entries
 from paretune.ledger.text import provenance
 from paretune.methods import Methods
+from paretune.schema import parse, read, read_text, verify
 from paretune.show.columns import SCORES
 from paretune.timing.result import check_version
-from paretune.train.runfolder import RECORD, read_json
+from paretune.train.runfolder import RECORD
+
+AGAIN = "write it again"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def read_source(path: str | Path) -> Source:
     if path.suffix == LEDGER:
         kind, content = "ledger", {}
     else:
-        content = read_config(path) if path.is_dir() else read_json(path)
+        content = read_config(path) if path.is_dir() else parse(read_text(path, AGAIN), str(path), AGAIN)
         kind = "run" if path.is_dir() else kind_of(path, content)
     try:
         found = KINDS[kind](path, content)
@@ -127,7 +131,7 @@ def kind_of(path: Path, content: Any) -> str:
 
 def read_run(folder: Path, config: dict) -> Source:
     """A folder that `paretune train` or `paretune.save` wrote; what only the model itself tells is added later."""
-    record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    record = read(folder / RECORD, formats.RECORD, "train again") if (folder / RECORD).exists() else {}
     figures = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
     scored = data = ""
     if score := next((score for score in SCORES if record.get(f"best_val_{score}") is not None), None):
@@ -159,6 +163,7 @@ def _run_facts(config: dict, record: dict):
 def read_bench(path: Path, content: dict) -> Source:
     """A file that `paretune bench --json` wrote."""
     check_version(path, content)
+    verify(content, formats.BENCH, str(path))
     rows = tuple(_bench_row(content, row) for row in content["rows"])
     height, width = content["image_size"]
     flags = [name for name in ("compile", "merged") if content.get(name)]
@@ -201,6 +206,7 @@ def _bench_row(content: dict, row: dict) -> Row:
 
 def read_demo(path: Path, content: dict) -> Source:
     """The result.json that `paretune demo` wrote."""
+    verify(content, formats.DEMO, str(path))
     images = content["images"]
     scored = f"{images['test']:,} test images of the demo's digits"
     keys = ("trained", "trained_without_head", "file_bytes", "macs", "accuracy")

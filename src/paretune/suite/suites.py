@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paretune import formats
 from paretune.data.vtab import VTAB, vtab_task
 from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.errors import UsageError, unknown
-from paretune.train.runfolder import read_json
+from paretune.schema import read
 
 GROUPS = "suite.json"
 
@@ -67,6 +68,6 @@ def _own(root: Path) -> Suite:
             f"unknown suite '{root}': use offline, vtab1k, or a folder that holds TASK/train800.txt, val200.txt, "
             "train800val200.txt and test.txt as VTAB-1K does"
         )
-    groups = read_json(root / GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
+    groups = read(root / GROUPS, formats.GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
     known = {task: one.group for task, one in VTAB.items()}
     return Suite(root.resolve().name, {task: groups.get(task, known.get(task, "all")) for task in tasks}, root)

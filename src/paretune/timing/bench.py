@@ -16,12 +16,14 @@ from contextlib import contextmanager
 import torch
 
 from paretune.catalogue import RECIPES, Recipe, recipe
-from paretune.errors import UsageError, refuse, unknown
+from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.timing import resident
 from paretune.timing.models import DTYPES, TIMM, Terms
 from paretune.timing.result import Bench
 from paretune.timing.session import Session
 from paretune.train.device import pick_device
+
+MOST = 10**6  # images in a batch, rounds
 
 
 def bench(
@@ -101,8 +103,11 @@ def _check(batches, rounds: int, warmup: int, threads: int | None, dtype: str, w
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, list(DTYPES))
     counts = {"rounds": rounds, "warmup": warmup, "threads": 1 if threads is None else threads}
-    problems = [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]
-    problems += [f"batch={batch} must be at least 1" for batch in batches if batch < 1]
+    named = [*counts.items(), *(("batch", batch) for batch in batches)]
+    problems = [f"{name}={quoted(count)} must be at least 1" for name, count in named if count < 1]
+    problems += [f"{name}={quoted(count)} must be at most {MOST:,}" for name, count in named if count > MOST]
+    if threads is not None and threads > 1024:
+        problems.append(f"threads={quoted(threads)} must be at most 1,024")
     if not batches:
         problems.append("there is no batch size")
     if dtype == "float16" and where.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -9,10 +10,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import psutil
 import torch
 
 from paretune.backbone import reason
 from paretune.catalogue import Recipe, Schedule
+from paretune.errors import UsageError
 from paretune.machine import environment
 from paretune.measure.memory import cuda_peak, saved_bytes, tensor_bytes
 from paretune.timing import resident
@@ -81,6 +84,11 @@ class Session:
         self._time("step", {(n, b): partial(steps[n], *data[b]) for n, b in self.keys}, held)
 
     def _data(self, batch: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        needed = batch * 3 * math.prod(self.image_size) * dtype.itemsize
+        if needed > psutil.virtual_memory().available:
+            raise UsageError(
+                f"a batch of {batch:,} images takes {needed:,} bytes, more than are free: take a smaller one"
+            )
         return batch_of(batch, self.terms, self.image_size, dtype)
 
     def _save(self, key: Key, step: Step, batch: tuple[torch.Tensor, torch.Tensor]) -> None:

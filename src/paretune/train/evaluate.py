@@ -12,13 +12,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
+from paretune import formats
 from paretune.data.dataset import Images, labelled_by
 from paretune.data.opening import available_splits, open_split, open_splits
 from paretune.data.task import Task
-from paretune.errors import UsageError
+from paretune.errors import Diverged, UsageError
+from paretune.schema import read
 from paretune.train.device import pick_device
 from paretune.train.metrics import Metrics
-from paretune.train.runfolder import RECORD, read_json
+from paretune.train.runfolder import RECORD
 from paretune.train.tasks import check_task, kind_of
 
 
@@ -26,7 +28,7 @@ def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "aut
     """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), target) and has `classes`.
 
     The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError where the
-    data have another task than the model.
+    data have another task than the model, and for answers that are not finite.
     """
     check_task(model, dataset)
     where = pick_device(device)
@@ -46,7 +48,7 @@ def score(
     """Metrics over `batches` of (images, targets) on the model's device, as the model's task asks.
 
     `gather` collects (outputs, targets) of all processes, without the doubles that fill up the last batch; every
-    forward runs inside of a `precision()`, such as autocast.
+    forward runs inside of a `precision()`, such as autocast. Raises Diverged for a loss that is not finite.
     """
     model.eval()
     kind, found, start = kind_of(model), [], perf_counter()
@@ -55,7 +57,10 @@ def score(
         with precision():
             outputs = model(images)
         outputs, targets = (part.cpu() for part in gather((outputs.float(), targets)))
-        loss.update(kind.losses(outputs, targets))
+        losses = kind.losses(outputs, targets)
+        if not torch.isfinite(losses).all():  # the metric would leave NaN out of the mean
+            raise Diverged("the model's answers are no finite numbers: train it again with a smaller learning rate")
+        loss.update(losses)
         found.append((kind.kept(outputs), targets))
     answers, targets = (torch.cat(parts) for parts in zip(*found, strict=True))
     scores, seconds = kind.scores(answers, targets, classes), perf_counter() - start
@@ -101,5 +106,5 @@ def known_split(
 def _trained_on(run: Path, split: str) -> dict | None:
     """The record's description of a split that training made itself; None where it did not."""
     path = run / RECORD
-    described = read_json(path)["data"].get(split, {}) if path.exists() else {}
+    described = read(path, formats.RECORD, "train again")["data"].get(split, {}) if path.exists() else {}
     return described if "val_share" in (described.get("split_rule") or {}) else None

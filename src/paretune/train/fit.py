@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,18 +13,21 @@ from accelerate.utils import GradientAccumulationPlugin
 
 from paretune.catalogue import Schedule
 from paretune.checkpoint import described, fingerprint, save, split
-from paretune.config import choice_problems
+from paretune.config import choice_problems, type_problems
 from paretune.core.model import Adapted
-from paretune.errors import UsageError, refuse, unknown
+from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.machine import environment
 from paretune.train import tasks
 from paretune.train.device import pick_device
 from paretune.train.log import Log
 from paretune.train.record import describe
-from paretune.train.runfolder import LOGS, RunFolder
+from paretune.train.runfolder import EPOCH, LOGS, RunFolder
 from paretune.train.training import Training
 
 PRECISIONS = ("no", "bf16", "fp16")
+MOST = 10**6  # epochs, images in a batch...
+# What a number of the schedule may be at most, from 0. A learning rate far too high ends the run when it diverges.
+RANGES = {"lr": 1e37, "warmup_lr": 1e37, "min_lr": 1e37, "weight_decay": 1e6, "drop_path": 1, "label_smoothing": 1}
 
 
 @dataclass(frozen=True)
@@ -95,37 +99,47 @@ def fit(
         UsageError: settings that cannot be; an `out` that is taken; nothing, or something else, to resume; a loss that
             is no number any more.
     """
-    _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every)
+    _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
     accelerator = _accelerator(device, mixed_precision, accumulate)
     settings = _settings(model, train_set, val_set, schedule, seed, look_every, accelerator, notes)
     folder = RunFolder(out, settings)
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
-    if accelerator.is_main_process:
-        folder.begin(resume)
-    training = Training(model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache)
-    state = folder.load() if resume else None
-    if state is not None:
-        training.restore(state)
-    log = Log(folder.out / LOGS, schedule.epochs, len(training.history) + 1, accelerator.is_main_process, quiet)
-    log.line(training.announce(train_set, val_set))
-    for epoch in range(len(training.history), schedule.epochs):
-        log.epoch(training.epoch(epoch, log))
-        if accelerator.is_main_process:
-            folder.save(training.state())
-        accelerator.wait_for_everyone()
-    log.close()
-    return _finish(training, folder)
+    with folder.begun(resume, overwrite) if accelerator.is_main_process else nullcontext():
+        training = Training(model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache)
+        state = folder.load(training.possible(), schedule.epochs) if resume else None
+        if state is not None:
+            training.restore(state, str(folder.state / EPOCH))
+        log = Log(folder.out / LOGS, schedule.epochs, len(training.history) + 1, accelerator.is_main_process, quiet)
+        try:
+            log.line(training.announce(train_set, val_set))
+            for epoch in range(len(training.history), schedule.epochs):
+                log.epoch(training.epoch(epoch, log))
+                if accelerator.is_main_process:
+                    folder.save(training.state())
+                accelerator.wait_for_everyone()
+        finally:
+            log.close()
+        return _finish(training, folder)
 
 
 def _check(
-    model, train_set, val_set, schedule: Schedule, mixed_precision: str | None, accumulate: int, look_every: int
-) -> None:
+    model, train_set, val_set, schedule: Schedule, mixed_precision: str | None, accumulate: int, look_every: int,
+    seed: int, workers: int,
+) -> None:  # fmt: skip
     if mixed_precision is not None and mixed_precision not in PRECISIONS:
         raise unknown("mixed precision", mixed_precision, list(PRECISIONS))
+    refuse(type_problems(schedule) + choice_problems(schedule), "cannot train")
     counts = {"epochs": schedule.epochs, "batch_size": schedule.batch_size, "accumulate": accumulate,
               "look_every": look_every}  # fmt: skip
-    problems = [f"{name}={count} must be at least 1" for name, count in counts.items() if count < 1]
+    problems = [f"{name}={quoted(count)} must be at least 1" for name, count in counts.items() if count < 1]
+    problems += [f"{name}={quoted(n)} must be at most {MOST:,}" for name, n in counts.items() if n > MOST]
+    problems += [f"{name}={getattr(schedule, name):g} must be from 0 to {most:g}" for name, most in RANGES.items()
+                 if not 0 <= getattr(schedule, name) <= most]  # fmt: skip
+    if not 0 <= seed < 2**63:
+        problems.append(f"seed={quoted(seed)} must be from 0 to 2^63 - 1")
+    if not 0 <= workers <= 1024:
+        problems.append(f"workers={quoted(workers)} must be from 0 to 1,024")
     if schedule.epochs >= 1 and not 0 <= schedule.warmup_epochs < schedule.epochs:
         problems.append(f"warmup_epochs={schedule.warmup_epochs:g} must be from 0 to below epochs={schedule.epochs}")
     if not any(p.requires_grad for p in model.parameters()):
@@ -138,7 +152,6 @@ def _check(
         problems.append(f"the model has {len(model.classes)} classes, the data have {len(train_set.classes)}")
     if tasks.task_of(train_set) != tasks.task_of(val_set):
         problems.append("the training and the validation set have different tasks")
-    problems += choice_problems(schedule)
     wrong = tasks.mismatch(model, train_set)
     problems += [wrong] if wrong else tasks.problems(schedule, train_set)
     refuse(problems, "cannot train")

@@ -29,7 +29,8 @@ def predict(
     order.
 
     `model` comes from `paretune.load` (it knows its classes and its preprocessing); a model without class names
-    answers with class numbers. Raises UnreadableImage for a file that cannot be decoded, UsageError for `top` numbers.
+    answers with class numbers. Raises UnreadableImage for a file that cannot be decoded, UsageError for `top` numbers
+    and for answers that are not finite.
     """
     if model.task == "regression" and top is not None:
         raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")
@@ -39,6 +40,11 @@ def predict(
     for some in _chunks(paths, batch_size):
         images = torch.stack([transform(open_image(path)) for path in some]).to(where)
         values = read(model(images).float())
+        if not torch.isfinite(values).all():
+            raise UsageError(
+                f"the model's answers to {some[0]}, or to others of its batch, are no finite numbers: train it again "
+                "with a smaller learning rate"
+            )
         found += [(str(path), _chosen(row, model, top)) for path, row in zip(some, values, strict=True)]
     return found
 

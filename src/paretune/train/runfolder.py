@@ -2,6 +2,7 @@
 
     OUT/state/settings.json          what was asked for; written before the first epoch
     OUT/state/epoch.safetensors      the last finished epoch: tensors, and JSON in the header; replaced in one step
+    OUT/state/lock                   held while a training writes here
     OUT/logs/                        TensorBoard
     OUT/adapter_config.json ...      the best epoch, by `paretune.save`; written when the run is finished
     OUT/record.json                  everything that makes the result reproducible; written last, then state/ is removed
@@ -12,19 +13,24 @@ Every file is written beside its place and moved there, so none is ever half wri
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from paretune import formats
 from paretune.errors import UsageError
+from paretune.files import locked, remove_folder, sweep, write_json, written
+from paretune.schema import parse, read, verify
+from paretune.tensorfile import heads, opened, write_tensors
 
 RECORD, STATE, LOGS = "record.json", "state", "logs"
+SETTINGS, EPOCH, LOCK = "settings.json", "epoch.safetensors", "lock"
 MODEL_FILES = ("adapter_config.json", "adapter_model.safetensors", "backbone.safetensors")
+OVERWRITE = "overwrite the run instead of resuming it"
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class RunFolder:
         self.state = self.out / STATE
 
     def check(self, resume: bool, overwrite: bool) -> None:
-        """Raise UsageError where this run may not use the folder; changes nothing."""
+        """Raise UsageError where this run may not use the folder; changes nothing but what a killed run left over."""
         if resume and overwrite:
             raise UsageError("resume and overwrite exclude each other: the one keeps what the other removes")
         if self.out.exists() and not self.out.is_dir():
@@ -53,57 +59,79 @@ class RunFolder:
         elif not overwrite and (what := self._content()):
             raise UsageError(f"{self.out} already holds {what}: choose another folder, resume or overwrite it")
 
-    def begin(self, resume: bool) -> None:
-        """Make the folder ready: as it is to resume, else without the files of an earlier run."""
-        if not resume:
-            self._remove_run()
+    @contextmanager
+    def begun(self, resume: bool, overwrite: bool) -> Iterator[None]:
+        """The folder is ready, as it is to resume, else without the files of an earlier run, and no other training may
+        use it until the end. Raises UsageError where one does, or has used it since `check`."""
         self.state.mkdir(parents=True, exist_ok=True)
-        write_json(self.state / "settings.json", self.settings)
+        taken = f"another training is writing to {self.out} now: wait until it ends, or choose another folder"
+        with locked(self.state / LOCK, taken):
+            self.check(resume, overwrite)
+            sweep(self.out)
+            sweep(self.state)
+            if not resume:
+                self._remove_run()
+            write_json(self.state / SETTINGS, self.settings)
+            yield
 
     def save(self, state: EpochState) -> None:
         """Replace the last epoch's state by this one, in one step."""
-        path = self.state / "epoch.safetensors"
-        new = path.with_suffix(".new")
-        save_file(state.tensors, new, metadata={"facts": json.dumps(state.facts)})
-        os.replace(new, path)
+        with written(self.state / EPOCH) as new:
+            write_tensors(state.tensors, new, {"facts": json.dumps(state.facts)})
 
-    def load(self) -> EpochState | None:
-        """The last finished epoch's state, on the CPU; None if there is none yet."""
-        path = self.state / "epoch.safetensors"
+    def load(self, wanted: dict[str, Tensor], epochs: int) -> EpochState | None:
+        """The last finished epoch's state, on the CPU; None if there is none yet.
+
+        wanted: tensors of all names and shapes that a state can hold. Raises UsageError for a state that is damaged, or
+        that no training of so many epochs has written.
+        """
+        path = self.state / EPOCH
         if not path.exists():
             return None
-        try:
-            with safe_open(path, "pt") as file:
-                return EpochState({k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["facts"]))  # noqa: SIM118
-        except (SafetensorError, ValueError, KeyError, TypeError) as problem:
-            raise UsageError(f"{path} is damaged ({problem}): overwrite the run instead of resuming it") from problem
+        for name, tensor in heads(path, OVERWRITE).items():
+            like = wanted.get(name)
+            if like is None or (tensor.shape, tensor.is_floating_point()) != (like.shape, like.is_floating_point()):
+                raise UsageError(f"{path} is damaged: its tensor {name[:200]} belongs to no state; {OVERWRITE}")
+        with opened(path, OVERWRITE) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = (file.metadata() or {}).get("facts", "")
+        facts = parse(facts, f"the header of {path}", OVERWRITE)
+        verify(facts, formats.FACTS, f"the header of {path}", OVERWRITE)
+        history = [row["epoch"] for row in facts["history"]]
+        if history != list(range(1, len(history) + 1)) or len(history) > epochs:
+            raise UsageError(f"{path} is damaged: it is of {len(history)} epochs, of {epochs}; {OVERWRITE}")
+        if facts["best_row"] and facts["best_row"] not in facts["history"]:
+            raise UsageError(f"{path} is damaged: its best epoch is none of its epochs; {OVERWRITE}")
+        return EpochState(tensors, facts)
 
     def finish(self, record: dict) -> None:
         """Write the record; the state for resuming has done its work."""
         write_json(self.out / RECORD, record)
-        shutil.rmtree(self.state)
+        remove_folder(self.state)
 
     def _content(self) -> str | None:
         if (self.out / RECORD).exists():
             return "a finished run"
-        if self.state.exists():
+        if (self.state / SETTINGS).exists():
             return "a run that was begun"
         return "a saved model" if any((self.out / name).exists() for name in MODEL_FILES) else None
 
     def _check_resumable(self) -> None:
         if (self.out / RECORD).exists():
+            shutil.rmtree(self.state, ignore_errors=True)  # a run that was killed between record and state left it
             raise UsageError(f"the run in {self.out} is finished: there is nothing to resume")
-        if not (self.state / "settings.json").exists():
+        if not (self.state / SETTINGS).exists():
             raise UsageError(f"there is no interrupted run in {self.out} to resume: start it without resume")
-        then = completed(read_json(self.state / "settings.json"))
-        if changes := list(differences(then, self.settings)):
+        then = completed(read(self.state / SETTINGS, formats.SETTINGS, OVERWRITE))
+        if changes := list(differences(then, comparable(then, self.settings))):
             raise UsageError(f"cannot resume the run in {self.out}, these settings differ: {'; '.join(changes)}")
 
     def _remove_run(self) -> None:
         for name in (RECORD, *MODEL_FILES):
             (self.out / name).unlink(missing_ok=True)
-        for name in (STATE, LOGS):
-            shutil.rmtree(self.out / name, ignore_errors=True)
+        shutil.rmtree(self.out / LOGS, ignore_errors=True)
+        for path in (self.state / SETTINGS, self.state / EPOCH):
+            path.unlink(missing_ok=True)
 
 
 def completed(settings: dict) -> dict:
@@ -117,6 +145,20 @@ def completed(settings: dict) -> dict:
     return {**settings, "schedule": {**asdict(Schedule()), **settings["schedule"]}}
 
 
+def comparable(then: dict, now: dict) -> dict:
+    """`now` without what its descriptions of data say and those in `then`, of an older version, could not."""
+    if not isinstance(then.get("data"), dict):
+        return now
+    said = then["data"]
+    data = {
+        part: {key: value for key, value in about.items() if key in said[part]}
+        if isinstance(about, dict) and isinstance(said.get(part), dict)
+        else about
+        for part, about in now["data"].items()
+    }
+    return {**now, "data": data}
+
+
 def differences(then: object, now: object, name: str = ""):
     """Sentences like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ.
 
@@ -127,18 +169,3 @@ def differences(then: object, now: object, name: str = ""):
             yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield f"{name} was {json.dumps(then)}, is {json.dumps(now)}"
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Write `value` to `path` in one step."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(new, path)
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`; UsageError if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise UsageError(f"{path} is not readable as JSON: {problem}") from problem

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from paretune.catalogue import Schedule
+from paretune.checkpoint import fingerprint
 from paretune.core.model import Adapted
-from paretune.errors import Diverged
+from paretune.errors import Diverged, UsageError
+from paretune.tensorfile import check_finite
 from paretune.train import tasks
 from paretune.train.evaluate import score
 from paretune.train.log import Log
@@ -23,7 +25,9 @@ from paretune.train.memory import readable, training_bytes
 from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
 from paretune.train.prefix import remembered
-from paretune.train.runfolder import EpochState
+from paretune.train.runfolder import OVERWRITE, EpochState
+
+SMALLER = "use a smaller learning rate; the epochs before it are kept"
 
 
 class Training:
@@ -87,12 +91,17 @@ class Training:
         lr = self.optimizer.param_groups[0]["lr"]
         losses = self._train(log.track(self.train_loader, epoch), epoch)
         if not math.isfinite(total := sum(losses.values())):
-            raise Diverged(f"the training loss became {total} in epoch {epoch + 1}: use a smaller learning rate")
+            raise Diverged(f"the training loss became {total} in epoch {epoch + 1}: {SMALLER}")
+        if not all(torch.isfinite(p).all() for p in self.named.values()):
+            raise Diverged(f"trained tensors became infinite in epoch {epoch + 1}: {SMALLER}")
         row = {"epoch": epoch + 1, "lr": lr, **losses}
         looked = row["epoch"] % self.look_every == 0 or row["epoch"] == self.schedule.epochs
         if looked:
             gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
-            metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
+            try:
+                metrics = score(self.learner, self.val_loader, self.classes, gather, precision)
+            except Diverged as error:
+                raise Diverged(f"the validation loss became infinite in epoch {epoch + 1}: {SMALLER}") from error
             row |= {"val_loss": metrics.loss, f"val_{metrics.main}": metrics.scores[metrics.main]}
         self.history.append(row := row | {"seconds": perf_counter() - start})
         if looked and (not self.best_row or self._rank(row) > self._rank(self.best_row)):
@@ -133,11 +142,25 @@ class Training:
         for i, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
         scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else None
+        tensors = {name: t.contiguous().clone() for name, t in tensors.items()}
         facts = {"history": self.history, "best_row": self.best_row, "scaler": scaler}
-        return EpochState({name: t.contiguous().clone() for name, t in tensors.items()}, facts)
+        return EpochState(tensors, {**facts, "tensors": fingerprint(tensors)})
 
-    def restore(self, state: EpochState) -> None:
-        """Go back to the end of the epoch that `state` was taken at."""
+    def possible(self) -> dict[str, Tensor]:
+        """Tensors of all names and shapes that a state of this training can hold, without numbers."""
+        named = {name: p.detach().to("meta") for name, p in self.named.items()}
+        buffers = {name: buffer.to("meta") for name, buffer in self.plain.named_buffers()}
+        found = {f"{part}.{name}": t for part in ("trained", "best") for name, t in named.items()}
+        found |= {f"buffer.{name}": t for name, t in buffers.items()}
+        for i, tensor in enumerate(named.values()):
+            found |= {f"optimizer.{i}.{moment}": tensor for moment in ("exp_avg", "exp_avg_sq")}
+            found[f"optimizer.{i}.step"] = torch.zeros((), device="meta")
+        return found
+
+    def restore(self, state: EpochState, where: str) -> None:
+        """Go back to the end of the epoch that `state` was taken at. Raises UsageError, which names the file `where`,
+        if it lacks something or is not what was written."""
+        self._check_state(state, where)
         self.history, self.best_row = state.facts["history"], state.facts["best_row"]
         self.best = {k: v.to(self.accelerator.device) for k, v in _group(state, "best").items()}
         with torch.no_grad():
@@ -152,6 +175,17 @@ class Training:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         self.scheduler.step_update(len(self.history) * self.updates_per_epoch)
+
+    def _check_state(self, state: EpochState, where: str) -> None:
+        always = {name for name in self.possible() if name.startswith(("trained.", "buffer."))}
+        always |= {f"best.{name}" for name in self.named} if state.facts["best_row"] else set()
+        if missing := sorted(always - state.tensors.keys()):
+            raise UsageError(f"{where} is damaged: it lacks {missing[0]} (and {len(missing) - 1} more); {OVERWRITE}")
+        for name, tensor in state.tensors.items():
+            check_finite(name, tensor, f"{where} is damaged", OVERWRITE)
+        written = state.facts.get("tensors")  # states of before do not say
+        if written is not None and written != fingerprint(state.tensors):
+            raise UsageError(f"{where} is damaged: its tensors are not those that were written; {OVERWRITE}")
 
     def best_model(self) -> Adapted:
         """The model as the caller gave it, in evaluation mode, with the tensors of the best epoch."""

@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from paretune import formats
 from paretune.catalogue import Schedule
 from paretune.checkpoint import load
 from paretune.data.opening import open_splits
 from paretune.errors import UsageError
+from paretune.files import locked, write_json
 from paretune.methods import Methods
+from paretune.schema import read
 from paretune.train.evaluate import evaluate
 from paretune.train.prepare import built, fit_on, seen
-from paretune.train.runfolder import completed, differences, read_json, write_json
+from paretune.train.runfolder import comparable, completed, differences
 from paretune.train.tasks import task_of
 
-TRIAL = "trial.json"
+TRIAL, LOCK = "trial.json", ".trial.lock"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,12 @@ def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str
     """
     out = Path(out) / setting.name / f"seed{seed}"
     wanted = _described(setting, data, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK):  # a second suite in the same folder waits, and then reads what the first one found
+        return _once(setting, data, seed, out, device, test, wanted)
+
+
+def _once(setting: Setting, data: Split, seed: int, out: Path, device: str, test: bool, wanted: dict) -> Trial:
     known = _finished(out, wanted) if (out / TRIAL).exists() else None
     found = known or _trained(setting, data, seed, out, device)
     if test and found.accuracy is None:
@@ -119,7 +128,8 @@ def _described(setting: Setting, data: Split, seed: int) -> dict:
 
 def _finished(out: Path, wanted: dict) -> Trial:
     """What a finished trial found, if it was the same."""
-    found = read_json(out / TRIAL)
-    if changes := list(differences(completed(found["settings"]), wanted)):
+    found = read(out / TRIAL, formats.TRIAL, "remove it, and the trial is run again")
+    then = completed(found["settings"])
+    if changes := list(differences(then, comparable(then, wanted))):
         raise UsageError(f"{out} holds another trial, these settings differ: {'; '.join(changes)}; use another folder")
     return Trial(**found["result"])
