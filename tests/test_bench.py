@@ -20,7 +20,9 @@ from paretune.cli.many import spread
 from paretune.measure.memory import saved_bytes
 from paretune.timing import resident, session
 from paretune.timing.models import Plain, Step, Terms, backbone, build, moments, twin, unshare
+from paretune.timing.payoff import unpaid
 from paretune.timing.rounds import interleaved, times
+from paretune.timing.row import Memory, Row
 from paretune.train.objective import Objective
 
 TINY = "paretune_tiny"
@@ -495,3 +497,29 @@ def test_a_failure_of_one_contestant_is_printed_and_ends_with_exit_code_1(monkey
     done = cli("--recipe linear --batch 1 --rounds 1 --warmup 1 --train --no-rss")
     assert done.exit_code == 1
     assert "failed: linear, batch 1: step: no room" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------- whether it pays
+
+
+def a_row(recipe, seconds, adapters=(), reducer=None, settings=True):
+    cost = pt.cost(pt.adapt("paretune_tiny"))
+    said = {"adapters": list(adapters), "reducer": reducer} if settings else None
+    return Row(recipe, 1, said, cost, 1.0, times(seconds, 1, [1.0] * len(seconds)), 1.0, None, Memory(), None, None)
+
+
+def test_a_reducer_that_is_no_faster_than_the_same_adapters_does_not_pay():
+    lora, fpet = [{"kind": "LoRA"}], {"kind": "FPET"}
+    rows = [
+        a_row("timm", [1.0] * 5, settings=False),
+        a_row("lora", [1.2] * 5, lora),
+        a_row("fpet-lora", [1.3] * 5, lora, fpet),
+        a_row("quick", [1.1] * 5, lora, fpet),  # slower than timm, but faster than the same adapters
+        a_row("alone", [1.01] * 5, [], fpet),
+        a_row("good", [0.8] * 5, [], fpet),
+        a_row("now and then", [0.5, 0.9, 0.9, 1.1, 0.8], [], fpet),
+    ]
+    said = unpaid(rows, "timm")
+    assert [sentence.split(",")[0] for sentence in said] == ["fpet-lora", "alone"]
+    assert "1.08 of the time of lora" in said[0]
+    assert "1.01 of the time of timm" in said[1]

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from paretune.errors import UsageError
+from paretune.timing.payoff import unpaid
 from paretune.timing.row import Row
 from paretune.timing.table import forward_columns, step_columns, table
 
@@ -109,4 +110,4 @@ def legend(bench: Bench) -> list[str]:
     if any(row.memory.peak_rss is not None for row in bench.rows):
         one = "step" if bench.train else "forward"
         lines.append(f"peak RSS: what one {one} adds to the resident memory of a process of its own, weights apart")
-    return lines + [f"failed: {sentence}" for sentence in bench.errors]
+    return lines + unpaid(bench.rows, bench.baseline) + [f"failed: {sentence}" for sentence in bench.errors]
