@@ -8,7 +8,7 @@ from anatomies import ANATOMIES, awake
 
 import paretune as pt
 from paretune.core.method import Shape
-from paretune.core.reduction import Blend, Merge
+from paretune.core.reduction import Blend, Merge, descending
 from paretune.core.tokens import Tokens
 
 N, B = 9, 2
@@ -259,3 +259,28 @@ def test_a_whole_model_conserves_total_size_and_loses_no_patch(reducer, picture,
     assert torch.equal(counts[:, 5:].float(), run.tokens.size[:, 5:])
     assert torch.equal(run.tokens.size.sum(1), torch.full((2,), 5.0 + 25))
     assert run.logits.isfinite().all()
+
+
+def test_a_scale_per_token_and_channel_changes_features_before_their_mean_and_nothing_that_is_carried():
+    g = torch.Generator().manual_seed(0)
+    x, size, state = torch.randn(2, 7, 4, generator=g), torch.tensor([[1.0, 1, 2, 3, 1, 1, 4]] * 2), torch.ones(2, 7, 3)
+    keep, src, dst = torch.tensor([[0, 2, 4]]), torch.tensor([[1, 3]]), torch.tensor([[0, 1]])
+    scale = torch.rand(2, 6, 4, generator=g) + 0.5
+    merge = Merge(n_in=6, keep=keep, src=src, dst=dst, scale=scale)  # patch 5 is dropped
+    tokens = Tokens(x=x, prefix=1, readers=1, grid=(2, 3), size=size).carry({"state": state})
+    after = tokens.shrink(0, merge)
+    weights = merge.matrix() * size[:, None, 1:]
+    expected = weights @ (scale * x[:, 1:]) / weights.sum(-1, keepdim=True)
+    torch.testing.assert_close(after.x[:, 1:], expected)
+    assert torch.equal(after.x[:, 0], x[:, 0])
+    torch.testing.assert_close(after.carried["state"], torch.ones(2, 4, 3))
+    assert after.size.tolist() == [[1.0, 3.0, 4.0, 1.0]] * 2
+    assert merge.mean(x[:, 1:], size[:, 1:]).sub(expected).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("values", [0, 1, 3])
+def test_the_exported_order_is_the_stable_sort(values, monkeypatch):
+    scores = torch.randint(0, values + 1, (5, 40), generator=torch.Generator().manual_seed(values)).float()
+    order = descending(scores)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(descending(scores), order)

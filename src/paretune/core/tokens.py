@@ -97,7 +97,8 @@ class Tokens:
         rows = prompts.to(self.x.dtype).expand(self.x.shape[0], -1, -1)
 
         def insert(t: Tensor, new: Tensor) -> Tensor:
-            return torch.cat([t[:, :first], new, t[:, after:]], dim=1)
+            front, _, back = t.split([first, after - first, t.shape[1] - after], dim=1)
+            return torch.cat([front, new, back], dim=1)
 
         return replace(
             self,
@@ -124,21 +125,21 @@ class Tokens:
         return tokens
 
     def _shrunk(self, step: Step) -> Tokens:
-        reduction = step.reduction
+        reduction, parts = step.reduction, [self.prefix, self.patches]
         size = self.size if self.size is not None else torch.ones(self.x.shape[:2], device=self.x.device)
         patch_size = size[:, self.prefix :]
 
-        def behind(prefix: Tensor, patches: Tensor) -> Tensor:
-            return torch.cat([prefix[:, : self.prefix], patches], dim=1)
+        def behind_the_prefix(f: Callable[..., Tensor], t: Tensor, *more: Tensor) -> Tensor:
+            prefix, patches = t.split(parts, dim=1)  # one split, not two slices: its backward pass joins once
+            return torch.cat([prefix, f(patches, *more)], dim=1)
 
         return replace(
             self,
-            x=behind(self.x, reduction.features(self.x[:, self.prefix :], patch_size)),
-            size=behind(size, reduction.sum(patch_size)),
+            x=behind_the_prefix(reduction.features, self.x, patch_size),
+            size=behind_the_prefix(reduction.sum, size),
             rope=None if self.rope is None else reduction.pick(self.rope),
             carried={
-                name: behind(state, reduction.mean(state[:, self.prefix :], patch_size))
-                for name, state in self.carried.items()
+                name: behind_the_prefix(reduction.mean, state, patch_size) for name, state in self.carried.items()
             },
             trail=(*self.trail, step),
         )
