@@ -66,9 +66,9 @@ def test_the_table_of_costs_has_every_recipe_but_the_linear_one():
 
 
 def test_the_walk_throughs_for_contributors_work():
-    adapter, reducer = blocks((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "python")
+    adapter, branch, reducer = blocks((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "python")
     names: dict = {}
-    exec(compile(adapter + reducer, "CONTRIBUTING.md", "exec"), names)
+    exec(compile(adapter + branch + reducer, "CONTRIBUTING.md", "exec"), names)
 
     model = pt.adapt("paretune_tiny", adapters=[names["ChannelScale"]()], classes=3)
     with torch.no_grad():
@@ -77,6 +77,13 @@ def test_the_walk_throughs_for_contributors_work():
                 p.uniform_(0.5, 1.5)
     images = torch.randn(2, 3, 32, 32)
     assert (model.eval()(images) - pt.merge(model)(images)).abs().max() < 1e-5
+
+    plain = model(images)
+    model.branches.append(names["Echo"](96))
+    assert torch.equal(model(images), plain)
+    with torch.no_grad():
+        model.branches[0].share.fill_(0.5)
+    assert (model(images) - plain).abs().max() > 1e-2
 
     model.reducer = names["KeepLongest"]()
     assert model.run(images).tokens.patches == 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from paretune.adapters import AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
+from paretune.adapters import VPT, Adapter, AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
 from paretune.errors import unknown
 from paretune.methods import Methods
 from paretune.reducers import FPET, DynamicViT, EViT, ToMe
@@ -125,6 +125,8 @@ _ALL = (
     ),
     Recipe("lora", "LoRA rank 8 on q and v, all tokens", (LoRA(rank=8),), None, _DROP_PATH),
     Recipe("adaptformer", "AdaptFormer of width 8, all tokens", (AdaptFormer(width=8),), None, _DROP_PATH),
+    Recipe("adapter", "Adapter of width 8 behind every MLP, all tokens", (Adapter(width=8),), None, _DROP_PATH),
+    Recipe("vpt", "10 new prompts before every block, all tokens", (VPT(prompts=10),), None, _DROP_PATH),
     Recipe("fpet-repadapter", "RepAdapter of rank 8 + FPET in block 6 of 12", (RepAdapter(),), FPET(), _DROP_PATH),
     Recipe("repadapter", "RepAdapter of rank 8, all tokens", (RepAdapter(),), None, _DROP_PATH),
     Recipe(
