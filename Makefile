@@ -1,18 +1,27 @@
-# `make demo` runs the main job on the embedded backbone and data; `make test` runs the tests. Both set up .venv first.
+# `make demo` runs the main job on the embedded backbone and data; `make test` runs the tests, `make quick` most of them.
+# All set up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test exhaustive check bench clean
+.PHONY: demo test quick exhaustive check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/paretune demo
 
+# Two processes of one thread each: faster than one of two threads. A file stays in one process, so that what its tests
+# share is made once.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+quick: $(VENV)/ready
+	$(PYTEST) -m "not slow and not exhaustive"
 
 exhaustive: $(VENV)/ready
-	$(BIN)/python -m pytest -q -m exhaustive
+	$(PYTEST) -m exhaustive
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -223,5 +223,5 @@ def test_counting_changes_nothing_and_prints_what_it_found():
     assert pt.cost(model) == counted
     text = str(counted)
     assert "294,912" in text
-    assert f"{counted.macs / 1e9:.2f} G at 224x224" in text
+    assert f"{counted.macs / 1e9:.2f} GMACs at 224x224" in text
     assert "197>189" in text

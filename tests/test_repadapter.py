@@ -27,7 +27,8 @@ def leaves(model):
 
 
 def stirred_leaf(width=12, **settings):
-    leaf = RepLeaf(width, pt.RepAdapter(**{"rank": 6, "groups": 2, "scale": 0.7, **settings}))
+    config = pt.RepAdapter(**{"rank": 6, "groups": 2, "scale": 0.7, **settings})
+    leaf = RepLeaf(width, config.rank, config)
     for p in leaf.parameters():
         nn.init.normal_(p, std=0.5)
     return leaf.double().eval()
@@ -62,7 +63,7 @@ def test_the_layer_takes_it_up_exactly_in_every_order_of_leaves(order, bias):
     layer = nn.Linear(12, 9, bias=bias).double()
 
     def lora():
-        leaf = LoRALeaf(12, 9, {"q": (0, 3), "v": (6, 9)}, pt.LoRA(rank=2, scale=0.5))
+        leaf = LoRALeaf(12, 9, {"q": (0, 3), "v": (6, 9)}, 2, pt.LoRA(rank=2, scale=0.5))
         for p in leaf.parameters():
             nn.init.normal_(p, std=0.5)
         return leaf.double().eval()
@@ -83,7 +84,7 @@ def test_the_layer_takes_it_up_exactly_in_every_order_of_leaves(order, bias):
 
 def test_a_layer_that_reads_through_it_reads_differently_over_and_under_another_leaf():
     torch.manual_seed(2)
-    rep, other = stirred_leaf(), LoRALeaf(12, 9, {"q": None}, pt.LoRA(rank=2))
+    rep, other = stirred_leaf(), LoRALeaf(12, 9, {"q": None}, 2, pt.LoRA(rank=2))
     nn.init.normal_(other.low_rank["q"].up.weight)
     other, layer, z = other.double().eval(), nn.Linear(12, 9).double(), torch.randn(4, 12, dtype=torch.float64)
     over, under = Leafed(Leafed(layer, other), rep), Leafed(Leafed(layer, rep), other)

@@ -182,15 +182,15 @@ class Reducer(Method, ABC):
 
     proportional: bool = False
 
-    def settled(self, scores: Tensor) -> Tensor:
-        """Scores to choose by, without a gradient: as they are in training, in evaluation in steps of 1 / 4096.
+    def settled(self, scores: Tensor, most: float = math.inf) -> Tensor:
+        """Scores to choose by, without a gradient: as they are in training, in evaluation in steps of 2^-16, and all
+        above `most` equal.
 
         Patches that show the same have equal scores but for rounding, which differs from one kernel or runtime to the
-        next. In such steps they tie, and of equals the first one wins everywhere. A cosine of 1 is the middle of a
-        step.
+        next. In such steps they tie, and of equals the first one wins everywhere.
         """
         scores = scores.detach()
-        return scores if self.training else (scores * 4096).round()
+        return scores if self.training else (scores.clamp(max=most) * 2**16).round()
 
     def before(self, block: int, tokens: Tokens) -> Answer:
         """What happens to the patches before this block; nothing, unless a method says otherwise."""

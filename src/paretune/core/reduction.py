@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SAME = 1 - 2**-11  # the cosine from which on two keys count as the same when an evaluation chooses: 1.8 degrees
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reduction(ABC):

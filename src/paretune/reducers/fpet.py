@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from paretune.core.attention import Look
 from paretune.core.method import Reducer, Shape
 from paretune.core.quantised import BITS, QuantisedLinear
-from paretune.core.reduction import Blend, Merge, full_precision
+from paretune.core.reduction import SAME, Blend, Merge, full_precision
 from paretune.core.tokens import Tokens
 
 Split = Literal["checkerboard", "alternate"]
@@ -111,7 +111,7 @@ class FPETReducer(Reducer):
             keys = F.normalize(self.refine[turn](keys), dim=-1, eps=1e-6)
             leaving, staying = halves(tokens.grid, self.config.split, turn, keys.device)
             similarity = keys[:, leaving] @ keys[:, staying].transpose(1, 2)  # (B, |A|, |B|)
-        best = self.settled(similarity).argmax(-1)
+        best = self.settled(similarity, SAME).argmax(-1)
         plan = {"n_in": tokens.patches, "keep": staying[None], "src": leaving[None]}
         if not (self.training and torch.is_grad_enabled()):
             return Merge(**plan, dst=best)

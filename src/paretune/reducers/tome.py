@@ -23,7 +23,7 @@ from torch import Tensor
 
 from paretune.core.attention import Look
 from paretune.core.method import Reducer, Shape
-from paretune.core.reduction import Merge, descending, full_precision
+from paretune.core.reduction import SAME, Merge, descending, full_precision
 from paretune.core.tokens import Tokens
 
 
@@ -100,7 +100,7 @@ class ToMeReducer(Reducer):
         a, b = patches[:, first::2], patches[:, 1 - first :: 2]
         with full_precision(metric):
             similarity = metric[:, first::2] @ metric[:, 1 - first :: 2].transpose(1, 2)  # (B, |A|, |B|)
-            best, partner = self.settled(similarity).max(-1)
+            best, partner = self.settled(similarity, SAME).max(-1)
         order = descending(best)
         merging, staying = order[:, :r], order[:, r:].sort().values
         a, b = (side.expand(best.shape[0], -1) for side in (a, b))
