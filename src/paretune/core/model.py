@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -98,7 +98,7 @@ class Adapted(nn.Module):
         watch("branches", at.block, tokens)
         return tokens
 
-    def mlp(self, i: int, block: anatomy.BlockView, tokens: Tokens) -> Any:
+    def mlp(self, i: int, block: anatomy.BlockView, tokens: Tokens) -> Callable[[Tensor], Tensor]:
         """The MLP of block i, for some of the patches where a branch says so."""
         mlp = block.mlp
         for branch in self.branches:
