@@ -318,6 +318,7 @@ def test_where_a_size_is_0_the_prompts_of_the_block_before_stay():
         images("vit"), watch=lambda part, block, tokens, look=None: part == "mlp" and lengths.append(tokens.x.shape[1])
     )
     assert lengths == [41, 41, 39, 39]
+    assert pt.cost(model).tokens == ((41, 41), (41, 41), (39, 39), (39, 39))
     assert [tuple(p.shape) for p in model.branches[0].prompts.values()] == [(4, 24), (2, 24)]
 
 

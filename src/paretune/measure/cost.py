@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from paretune.core import anatomy
-from paretune.core.model import Adapted, Run
+from paretune.core.model import Adapted
 from paretune.counts import mac_unit
 from paretune.measure.counting import Tally, dry_run
 
@@ -80,16 +80,5 @@ def priced(model: Adapted, image_size: tuple[int, int], tally: Tally) -> Cost:
         trained_head=sum(p.numel() for p in trained if id(p) in heads),
         total=sum(p.numel() for p in model.parameters()),
         macs=tally.total,
-        tokens=tokens_per_block(tally.run, len(model.backbone.blocks)),
+        tokens=tally.tokens,
     )
-
-
-def tokens_per_block(run: Run, depth: int) -> tuple[tuple[int, int], ...]:
-    """Tokens (in attention, in the MLP) of every block, prefix included, read off the trail."""
-    left = {(step.block, step.when): step.reduction.n_out for step in run.tokens.trail}
-    rows, now = [], run.tokens.grid[0] * run.tokens.grid[1]
-    for block in range(depth):
-        attention = left.get((block, "before"), now)
-        now = left.get((block, "middle"), attention)
-        rows.append((attention + run.tokens.prefix, now + run.tokens.prefix))
-    return tuple(rows)

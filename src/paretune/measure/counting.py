@@ -45,13 +45,13 @@ class Tally:
     """What one forward of one image did.
 
     macs: multiply-accumulates of every place; tensors: names of the parameters of every place, in order of first use
-    normed: numbers that went through a LayerNorm; run: the forward itself, on the meta device
+    normed: numbers that went through a LayerNorm; tokens: (in attention, in the MLP) of every block, prefix included
     """
 
     macs: Counter[Place] = field(default_factory=Counter)
     tensors: dict[Place, list[str]] = field(default_factory=dict)
     normed: int = 0
-    run: Run | None = None
+    tokens: tuple[tuple[int, int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -72,10 +72,10 @@ def dry_run(model: Adapted, image_size: tuple[int, int], reduced: bool = True, t
         with torch.set_grad_enabled(training), _Ledger(meta, set(leaf_tensors(model))) as ledger, ledger.counter:
             runner = Runner(model, reduced, ledger.watch)
             images = torch.empty(1, 3, *image_size, device="meta")
-            run = functional_call(runner, {f"model.{name}": t for name, t in meta.items()}, images)
+            functional_call(runner, {f"model.{name}": t for name, t in meta.items()}, images)
     finally:
         model.train(was_training)
-    return ledger.tally({name for name, _ in model.named_parameters()}, run)
+    return ledger.tally({name for name, _ in model.named_parameters()})
 
 
 class Runner(nn.Module):
@@ -114,6 +114,7 @@ class _Ledger(TorchDispatchMode):
         self.tensors: dict[Place, list[str]] = {}
         self.seen: list[str] = []
         self.normed, self.booked, self.in_leaf = 0, 0, False
+        self.lengths: dict[Part, list[int]] = {"attention": [], "mlp": []}
         self.since: Counter[bool] = Counter()  # multiply-accumulates of the part that runs, by whether leaves did them
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -146,10 +147,12 @@ class _Ledger(TorchDispatchMode):
                 self.tensors.setdefault(here, []).extend(names)
         self.since.clear()
         self.seen.clear()
+        if part in self.lengths:
+            self.lengths[part].append(tokens.x.shape[1])
 
-    def tally(self, parameters: set[str], run: Run) -> Tally:
+    def tally(self, parameters: set[str]) -> Tally:
         """The book, closed: parameters that no place used stand under `unused`."""
         tensors = {place: [n for n in names if n in parameters] for place, names in self.tensors.items()}
         if unused := [name for name in self.names.values() if name in parameters]:
             tensors[UNUSED] = unused
-        return Tally(+self.macs, tensors, self.normed, run)
+        return Tally(+self.macs, tensors, self.normed, tuple(zip(*self.lengths.values(), strict=True)))
