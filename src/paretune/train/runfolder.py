@@ -160,12 +160,9 @@ def comparable(then: dict, now: dict) -> dict:
 
 
 def differences(then: object, now: object, name: str = ""):
-    """Sentences like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ.
-
-    The content of data is not compared with that of a record from before it was kept.
-    """
+    """Sentences like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ."""
     if isinstance(then, dict) and isinstance(now, dict):
-        for key in [*then, *(k for k in now if k not in then and k != "content")]:
+        for key in [*then, *(k for k in now if k not in then)]:
             yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield f"{name} was {json.dumps(then)}, is {json.dumps(now)}"
