@@ -101,7 +101,7 @@ def test_leaves_on_leaves_are_leaves_and_what_they_sit_on_is_not():
     assert stacked.blocks[1].macs["leaves"] == 4 * 96 * (2 + 3) * 65
 
 
-def test_a_guest_of_hf_peft_is_a_leaf():
+def test_a_module_of_hf_peft_is_a_leaf():
     peft = pytest.importorskip("peft")
     model = tiny().backbone
     peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=["qkv", "fc1"]), model)

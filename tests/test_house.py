@@ -43,10 +43,10 @@ CORE = {
     "core/reduction": set(),
     "core/leaf": {"core/method"},
     "core/layers": {"core/leaf", "core/method"},
-    "core/units": {"core/leaf"},
+    "core/target_units": {"core/leaf"},
     "core/packed": set(),
     "core/quantised": {"core/packed"},
-    "core/guests": {"errors"},
+    "core/peft_modules": {"errors"},
     "core/attention": {"core/reduction"},
     "core/tokens": {"core/reduction"},
     "core/method": {"core/attention", "core/reduction", "core/tokens"},
@@ -124,7 +124,7 @@ def module_level(tree: ast.Module) -> ast.Module:
 def test_the_rules_see_the_files_and_their_imports():
     assert {"core/reduction", "core/model", "adapters/lora", "reducers/fpet", "cli/main", "train/fit"} <= set(FILES)
     assert {"core/anatomy", "core/leaf", "core/method", "errors"} <= own_imports("core/body")
-    assert "core/guests" in own_imports("folding")
+    assert "core/peft_modules" in own_imports("folding")
 
 
 def test_an_arrow_between_rooms_only_points_down_and_no_file_is_in_a_circle():

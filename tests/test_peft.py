@@ -1,4 +1,4 @@
-"""HF PEFT's modules inside of a timm model are guests: accepted as they are, trained, saved, loaded, merged."""
+"""HF PEFT's modules inside of a timm model are taken as they are: trained, saved, loaded, merged."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def images(anatomy: str) -> Tensor:
 
 
 @torch.no_grad()
-def guests(model: nn.Module) -> dict[str, Tensor]:
+def with_numbers(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of peft's LoRA, none of them zero from here on."""
     torch.manual_seed(2)
     found = {name: tensor for name, tensor in model.named_parameters() if "lora_" in name}
@@ -58,9 +58,9 @@ def guests(model: nn.Module) -> dict[str, Tensor]:
 def hosting(anatomy: str, entrance: str = "inject_adapter_in_model", reducer: object = None, **more) -> Adapted:
     """An adapted model around a timm model with peft's LoRA in it, away from zero."""
     torch.manual_seed(0)
-    guest = ENTRANCES[entrance](peft.LoraConfig(target_modules=PLACES[anatomy], **LORA), backbone(anatomy))
-    model = pt.adapt(guest, reducer=reducer, **{"classes": 4, **more})
-    guests(model)
+    hosted = ENTRANCES[entrance](peft.LoraConfig(target_modules=PLACES[anatomy], **LORA), backbone(anatomy))
+    model = pt.adapt(hosted, reducer=reducer, **{"classes": 4, **more})
+    with_numbers(model)
     return model.eval()
 
 
@@ -78,25 +78,25 @@ def test_a_model_with_lora_of_peft_is_taken_as_it_is_and_only_it_and_the_head_tr
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_the_outputs_are_those_of_timm_with_peft(entrance):
-    guest = ENTRANCES[entrance](peft.LoraConfig(target_modules=["qkv", "fc1"], **LORA), backbone("vit")).eval()
-    guests(guest)
-    expected = guest(images("vit")).detach()
+    hosted = ENTRANCES[entrance](peft.LoraConfig(target_modules=["qkv", "fc1"], **LORA), backbone("vit")).eval()
+    with_numbers(hosted)
+    expected = hosted(images("vit")).detach()
     assert (expected - backbone("vit")(images("vit"))).abs().max() > 1e-2
-    assert torch.equal(pt.adapt(guest).eval()(images("vit")), expected)
+    assert torch.equal(pt.adapt(hosted).eval()(images("vit")), expected)
 
 
 @pytest.mark.parametrize("anatomy", ["dinov3_bias", "eva02_fused"])
 def test_lora_lives_on_the_biased_fused_qkv_where_timms_forward_leaves_it_dead(anatomy):
     timm_model = backbone(anatomy)
     before = timm_model(images(anatomy)).detach()
-    guest = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"], **LORA), timm_model).eval()
-    tensors = guests(guest)
+    hosted = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"], **LORA), timm_model).eval()
+    tensors = with_numbers(hosted)
 
-    dead = guest(images(anatomy))
+    dead = hosted(images(anatomy))
     assert torch.equal(dead, before), "timm reads qkv.weight behind the wrapper"
     assert not dead.requires_grad, "no trained tensor takes part"
 
-    alive = pt.adapt(guest).eval()(images(anatomy))
+    alive = pt.adapt(hosted).eval()(images(anatomy))
     alive.square().sum().backward()
     assert (alive - before).abs().max() > 1e-2
     assert all(tensor.grad.any() for tensor in tensors.values())
@@ -104,13 +104,13 @@ def test_lora_lives_on_the_biased_fused_qkv_where_timms_forward_leaves_it_dead(a
 
 @pytest.mark.parametrize("anatomy", ["dinov3_bias", "eva02_fused"])
 def test_the_living_lora_is_the_one_that_peft_would_merge(anatomy):
-    guest = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"], **LORA), backbone(anatomy)).eval()
-    guests(guest)
-    alive = pt.adapt(copy.deepcopy(guest)).eval()(images(anatomy))
-    for block in guest.blocks:
+    hosted = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["qkv"], **LORA), backbone(anatomy)).eval()
+    with_numbers(hosted)
+    alive = pt.adapt(copy.deepcopy(hosted)).eval()(images(anatomy))
+    for block in hosted.blocks:
         block.attn.qkv.merge()
         block.attn.qkv = block.attn.qkv.get_base_layer()
-    torch.testing.assert_close(alive, guest(images(anatomy)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alive, hosted(images(anatomy)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("reducer", [None, pt.EViT(keep=0.6, blocks=(1, 2))], ids=["all tokens", "EViT"])
@@ -128,7 +128,7 @@ def test_what_is_loaded_from_the_folder_alone_is_what_was_saved(anatomy, reducer
 
 @pytest.mark.parametrize("reducer", [None, pt.EViT(keep=0.6, blocks=(1, 2))], ids=["all tokens", "EViT"])
 @pytest.mark.parametrize("anatomy", PLACES)
-def test_merging_folds_the_guests_and_changes_nothing(anatomy, reducer):
+def test_merging_folds_the_peft_modules_and_changes_nothing(anatomy, reducer):
     model = hosting(anatomy, "get_peft_model", reducer)
     merged = pt.merge(model)
     assert [name for name, _ in merged.named_parameters() if "lora_" in name] == []
@@ -137,16 +137,16 @@ def test_merging_folds_the_guests_and_changes_nothing(anatomy, reducer):
     torch.testing.assert_close(merged(images(anatomy)), model(images(anatomy)), rtol=1e-5, atol=1e-5)
 
 
-def test_a_reducer_sees_what_the_guests_do():
+def test_a_reducer_sees_what_the_peft_modules_do():
     reducer = pt.EViT(keep=0.5, blocks=(1,))
-    without, with_guests = pt.adapt(backbone("vit"), reducer=reducer).eval(), hosting("vit", reducer=reducer)
-    ours, theirs = (model.run(images("vit")).tokens for model in (without, with_guests))
+    without, with_peft = pt.adapt(backbone("vit"), reducer=reducer).eval(), hosting("vit", reducer=reducer)
+    ours, theirs = (model.run(images("vit")).tokens for model in (without, with_peft))
     assert ours.patches == theirs.patches == 19
     assert not torch.equal(ours.groups(), theirs.groups())
 
 
 @pytest.mark.parametrize("anatomy", ["vit", "dinov3_bias"])
-def test_guests_and_our_own_adapters_live_together(anatomy, tmp_path):
+def test_peft_modules_and_our_own_adapters_live_together(anatomy, tmp_path):
     both = [pt.LoRA(rank=2, at="q v proj"), pt.AdaptFormer(width=4)]
     model = hosting(anatomy, adapters=both, reducer=pt.FPET(block=1))
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_guests_and_our_own_adapters_live_together(anatomy, tmp_path):
 def test_a_head_that_peft_trains_is_kept_and_trains(tmp_path):
     config = peft.LoraConfig(target_modules=["qkv"], modules_to_save=["head"], **LORA)
     model = pt.adapt(peft.get_peft_model(backbone("vit"), config))
-    guests(model)
+    with_numbers(model)
     model.eval()(images("vit")).square().sum().backward()
     heads = {name: tensor for name, tensor in model.named_parameters() if "head" in name and tensor.requires_grad}
     assert len(heads) == 2
@@ -201,9 +201,9 @@ def hosting_any(tuner: peft.PeftConfig, reducer: object) -> tuple[Adapted, set[s
     """An adapted model around a timm model with any tuner of peft in it, away from its start, and the names of the
     tensors that peft says it trains."""
     torch.manual_seed(0)
-    guest = peft.get_peft_model(backbone("vit"), copy.deepcopy(tuner)).get_base_model()
-    wanted = {f"backbone.{name}" for name, tensor in guest.named_parameters() if tensor.requires_grad}
-    model = pt.adapt(guest, reducer=reducer, classes=4)
+    hosted = peft.get_peft_model(backbone("vit"), copy.deepcopy(tuner)).get_base_model()
+    wanted = {f"backbone.{name}" for name, tensor in hosted.named_parameters() if tensor.requires_grad}
+    model = pt.adapt(hosted, reducer=reducer, classes=4)
     with torch.no_grad():
         for name in wanted:
             tensor = model.get_parameter(name)
@@ -252,8 +252,8 @@ def test_a_layer_that_peft_merges_wrongly_is_named():
         pt.merge(model)
 
 
-def test_several_guests_at_once_are_refused_by_their_names():
-    guest = peft.get_peft_model(backbone("vit"), peft.LoraConfig(target_modules=["qkv"], **LORA))
-    guest.add_adapter("second", peft.LoraConfig(target_modules=["qkv"], **LORA))
+def test_several_peft_modules_at_once_are_refused_by_their_names():
+    hosted = peft.get_peft_model(backbone("vit"), peft.LoraConfig(target_modules=["qkv"], **LORA))
+    hosted.add_adapter("second", peft.LoraConfig(target_modules=["qkv"], **LORA))
     with pytest.raises(pt.UsageError, match=r"\['default', 'second'\].*takes one"):
-        pt.adapt(guest)
+        pt.adapt(hosted)

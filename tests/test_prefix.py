@@ -32,7 +32,7 @@ def model_of(adapters=(), reducer=None, name="paretune_tiny", **options):
     return pt.adapt(name, list(adapters), reducer, ["dark", "bright"], pretrained=name == "paretune_tiny", **options)
 
 
-def with_guests():
+def with_peft():
     """A backbone in whose last three blocks HF PEFT has put LoRA."""
     config = peft.LoraConfig(r=2, target_modules=r"blocks\.(9|10|11)\.attn\.qkv")
     return peft.inject_adapter_in_model(config, timm.create_model("paretune_tiny"))
@@ -51,7 +51,7 @@ IMAGE = torch.linspace(-1, 1, 3 * 32 * 32).view(3, 32, 32)
         (model_of(reducer=pt.EViT(keep=0.7)), 3),
         (model_of(reducer=pt.EViT(keep=0.7, shrink_start=2, shrink_epochs=3)), 3),
         (model_of(reducer=pt.FPET(block=6)), 6),
-        (model_of(name=with_guests()), 9),
+        (model_of(name=with_peft()), 9),
     ],
     ids=["linear", "lora", "full", "drop path", "evit", "evit later", "fpet", "hf peft in 9 to 11"],
 )

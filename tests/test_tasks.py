@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 import paretune as pt
-from paretune.core.units import units_of
+from paretune.core.target_units import units_of
 from paretune.data import ImageArrays
 from paretune.data.transforms import evaluation
 from paretune.errors import UsageError

@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from paretune import formats
-from paretune.core import guests
+from paretune.core import peft_modules
 from paretune.errors import UsageError, unknown
 from paretune.schema import record, verify
 
@@ -36,7 +36,7 @@ class Backbone:
 
     name: timm name, `hf-hub:` id or paretune_tiny; None for a module that timm did not name
     source: where its weights came from: "pretrained", "file", "random" or "module"
-    options: what timm.create_model was given beside; peft: the HF PEFT config of injected guests
+    options: what timm.create_model was given beside; peft: the HF PEFT config of the modules that were injected
     """
 
     name: str | None
@@ -166,7 +166,7 @@ def describe(model: nn.Module) -> Backbone:
         name=None if made_with is None else config.get("architecture"),
         source="module",
         options=(made_with or {}) | {"num_classes": model.num_classes},
-        peft=guests.describe(model),
+        peft=peft_modules.describe(model),
     )
 
 

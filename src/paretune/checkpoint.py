@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from paretune import formats, peftconfig
 from paretune.backbone import Backbone, Unfilled, check_options, create, reason
-from paretune.core import anatomy, guests, packed
+from paretune.core import anatomy, packed, peft_modules
 from paretune.core.model import Adapted
 from paretune.core.packed import Packed
-from paretune.core.units import units_of
+from paretune.core.target_units import units_of
 from paretune.errors import UsageError, quoted
 from paretune.files import Staged
 from paretune.methods import Methods
@@ -142,10 +142,10 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
         _check_sizes(folder, config, origin)
     tensors = read_tensors(folder / TENSORS)
     own = read_tensors(folder / BACKBONE) if beside else {}
-    module = _backbone(folder, origin) if backbone is None else guests.unwrap(backbone)
+    module = _backbone(folder, origin) if backbone is None else peft_modules.unwrap(backbone)
     anatomy.check(module)
-    if origin.peft is not None and guests.describe(module) is None:
-        guests.inject(module, origin.peft)
+    if origin.peft is not None and peft_modules.describe(module) is None:
+        peft_modules.inject(module, origin.peft)
     model = _assembled(module, origin, config, folder)
     trained, frozen = split(model)
     fill_trained(model, trained, tensors, config["packed"], folder)
@@ -189,7 +189,7 @@ def _check_sizes(folder: Path, config: dict, origin: Backbone) -> None:
     """Raise UsageError unless the folder's files hold tensors of the names and shapes that its config asks for.
 
     Compares a model without numbers with the heads of the files. HF PEFT needs real tensors to put its own on: with
-    guests, only the backbone is looked at, and `peftconfig.check` bounds the rest.
+    HF PEFT modules, only the backbone is looked at, and `peftconfig.check` bounds the rest.
     """
     with Unfilled():
         module = _backbone(folder, replace(origin, source="random"))

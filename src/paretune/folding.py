@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from paretune.core import guests, leaf, quantised
+from paretune.core import leaf, peft_modules, quantised
 from paretune.core.leaf import Leafed
 from paretune.core.model import Adapted
-from paretune.core.units import Units
+from paretune.core.target_units import Units
 
 
 def merge(model: Adapted) -> Adapted:
@@ -21,7 +21,7 @@ def merge(model: Adapted) -> Adapted:
     cannot be saved as an adapter any more.
     """
     merged = copy.deepcopy(model).eval().requires_grad_(False)
-    guests.fold_all(merged.backbone)  # a leaf may sit on a guest, never the other way round
+    peft_modules.fold_all(merged.backbone)  # a leaf may sit on an HF PEFT module, never the other way round
     leaf.fold_all(merged.backbone)
     quantised.fold_all(merged)
     merged.spec = None
@@ -50,6 +50,6 @@ def _strip(root: nn.Module) -> None:
 def _below(module: nn.Module) -> nn.Module:
     if isinstance(module, Leafed) and not isinstance(module.leaf, Units):
         return _below(module.layer)
-    if guests.is_guest(module):
+    if peft_modules.is_peft_module(module):
         return module.original_module if hasattr(module, "modules_to_save") else module.get_base_layer()
     return module

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from paretune.core import guests
+from paretune.core import peft_modules
 from paretune.errors import UsageError, quoted
 from paretune.schema import array, either, flag, number, one_of, table, text, verify, whole
 
@@ -66,7 +66,7 @@ FIELDS = {
 
 def check(described: dict, where: str) -> None:
     """Raise UsageError, which begins with `where`, for a config of peft that is not followed."""
-    kinds, name = guests.kinds(), described.get("peft_type")
+    kinds, name = peft_modules.kinds(), described.get("peft_type")
     if not isinstance(name, str) or name not in kinds:
         raise UsageError(f"{where}, backbone.peft: peft_type is {quoted(name)}; known are {', '.join(kinds)}; {PASS}")
     fields = {field.name: field for field in dataclasses.fields(kinds[name])}

@@ -11,12 +11,12 @@ from torch import nn
 
 from paretune.backbone import Backbone, create, describe
 from paretune.config import choice_problems, type_problems
-from paretune.core import anatomy, guests
+from paretune.core import anatomy, peft_modules
 from paretune.core.body import Body
 from paretune.core.leaf import Leafed
 from paretune.core.method import Shape
 from paretune.core.model import Adapted
-from paretune.core.units import Units
+from paretune.core.target_units import Units
 from paretune.data.task import Task, known_task
 from paretune.errors import UsageError, quoted, refuse
 from paretune.formats import MOST_CLASSES
@@ -61,7 +61,7 @@ def adapt(
     else:
         if pretrained or checkpoint is not None or options:
             raise UsageError("the backbone is a module: load weights and set options where you create it")
-        module = guests.unwrap(backbone)
+        module = peft_modules.unwrap(backbone)
         anatomy.check(module)
         origin = describe(module)
     if not isinstance(adapters, (list, tuple)):
@@ -84,9 +84,9 @@ def assemble(
     if reducer is not None:
         anatomy.check_reducible(module)
 
-    guest_tensors = guests.trainable(module)
+    peft_tensors = peft_modules.trainable(module)
     module.requires_grad_(False)
-    for tensor in guest_tensors:
+    for tensor in peft_tensors:
         tensor.requires_grad_(True)
     spec = Spec(origin, adapters, reducer)
     model = Adapted(module, None if reducer is None else reducer.build(shape), names, spec, task)

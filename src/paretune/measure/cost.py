@@ -10,7 +10,7 @@ from rich.table import Table
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.counts import mac_unit
-from paretune.measure.counting import Tally, dry_run
+from paretune.measure.counting import ForwardCount, dry_run
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def cost(model: Adapted, image_size: tuple[int, int] | None = None, reduced: boo
     return priced(model, size, dry_run(model, size, reduced))
 
 
-def priced(model: Adapted, image_size: tuple[int, int], tally: Tally) -> Cost:
-    """The cost that the tally of a forward amounts to."""
+def priced(model: Adapted, image_size: tuple[int, int], counted: ForwardCount) -> Cost:
+    """The cost of a model, from what one forward of it did."""
     heads = {id(p) for head in anatomy.classifiers(model.backbone) for p in head.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     return Cost(
@@ -79,6 +79,6 @@ def priced(model: Adapted, image_size: tuple[int, int], tally: Tally) -> Cost:
         trained=sum(p.numel() for p in trained),
         trained_head=sum(p.numel() for p in trained if id(p) in heads),
         total=sum(p.numel() for p in model.parameters()),
-        macs=tally.total,
-        tokens=tally.tokens,
+        macs=counted.total,
+        tokens=counted.tokens,
     )

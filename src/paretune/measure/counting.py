@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from paretune.core import guests
+from paretune.core import peft_modules
 from paretune.core.attention import Look
 from paretune.core.leaf import Leafed
 from paretune.core.method import Part, Watch
@@ -41,7 +41,7 @@ UNUSED = Place(None, "unused")
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
+class ForwardCount:
     """What one forward of one image did.
 
     macs: multiply-accumulates of every place; tensors: names of the parameters of every place, in order of first use
@@ -59,7 +59,7 @@ class Tally:
         return self.macs.total()
 
 
-def dry_run(model: Adapted, image_size: tuple[int, int], reduced: bool = True, training: bool = False) -> Tally:
+def dry_run(model: Adapted, image_size: tuple[int, int], reduced: bool = True, training: bool = False) -> ForwardCount:
     """One image (H, W) through the model on the meta device: shapes only, nothing is computed or changed.
 
     reduced=False: with all tokens. training=True: as the model runs in training, where a reducer may answer otherwise.
@@ -69,13 +69,13 @@ def dry_run(model: Adapted, image_size: tuple[int, int], reduced: bool = True, t
     was_training = model.training
     model.train(training)
     try:
-        with torch.set_grad_enabled(training), _Ledger(meta, set(leaf_tensors(model))) as ledger, ledger.counter:
-            runner = Runner(model, reduced, ledger.watch)
+        with torch.set_grad_enabled(training), _Recorder(meta, set(leaf_tensors(model))) as recorder, recorder.counter:
+            runner = Runner(model, reduced, recorder.watch)
             images = torch.empty(1, 3, *image_size, device="meta")
             functional_call(runner, {f"model.{name}": t for name, t in meta.items()}, images)
     finally:
         model.train(was_training)
-    return ledger.tally({name for name, _ in model.named_parameters()})
+    return recorder.result({name for name, _ in model.named_parameters()})
 
 
 class Runner(nn.Module):
@@ -95,12 +95,12 @@ def leaf_tensors(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules():
         if isinstance(module, Leafed):
             yield from (f"{path}.leaf.{name}" for name in module.leaf.state_dict(keep_vars=True))
-        elif guests.is_guest(module) and hasattr(module, "base_layer"):
+        elif peft_modules.is_peft_module(module) and hasattr(module, "base_layer"):
             names = module.state_dict(keep_vars=True)
             yield from (f"{path}.{name}" for name in names if not name.startswith("base_layer."))
 
 
-class _Ledger(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):
     """Books what has been counted and seen since the last time to the part that has ended."""
 
     def __init__(self, meta: dict[str, Tensor], leaves: set[str]):
@@ -150,9 +150,9 @@ class _Ledger(TorchDispatchMode):
         if part in self.lengths:
             self.lengths[part].append(tokens.x.shape[1])
 
-    def tally(self, parameters: set[str]) -> Tally:
-        """The book, closed: parameters that no place used stand under `unused`."""
+    def result(self, parameters: set[str]) -> ForwardCount:
+        """What was counted; parameters that no place used stand under `unused`."""
         tensors = {place: [n for n in names if n in parameters] for place, names in self.tensors.items()}
         if unused := [name for name in self.names.values() if name in parameters]:
             tensors[UNUSED] = unused
-        return Tally(+self.macs, tensors, self.normed, tuple(zip(*self.lengths.values(), strict=True)))
+        return ForwardCount(+self.macs, tensors, self.normed, tuple(zip(*self.lengths.values(), strict=True)))

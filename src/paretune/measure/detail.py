@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from paretune.core.model import Adapted
 from paretune.measure.cost import Cost, priced
-from paretune.measure.counting import Place, Tally, dry_run
+from paretune.measure.counting import ForwardCount, Place, dry_run
 
 GROUPS = {
     "embed": "patch, position and prefix embedding",
@@ -61,8 +61,8 @@ def detail(model: Adapted, image_size: tuple[int, int] | None = None) -> Detail:
     A parameter belongs to the block that uses it first.
     """
     size = image_size or tuple(model.preprocessing["input_size"][1:])
-    tally = dry_run(model, size)
-    whole, lines = priced(model, size, tally), _lines(model, tally)
+    counted = dry_run(model, size)
+    whole, lines = priced(model, size, counted), _lines(model, counted)
     tokens = {
         "embed": None,
         **{f"block {i}": pair for i, pair in enumerate(whole.tokens)},
@@ -88,12 +88,12 @@ class _Line(NamedTuple):
         return self.place.part if self.place.block is None else f"block {self.place.block}"
 
 
-def _lines(model: Adapted, tally: Tally) -> list[_Line]:
+def _lines(model: Adapted, counted: ForwardCount) -> list[_Line]:
     known, lines = dict(model.named_parameters()), []
-    for place in {**tally.macs, **tally.tensors}:
-        here = [known[name] for name in tally.tensors.get(place, [])]
+    for place in {**counted.macs, **counted.tensors}:
+        here = [known[name] for name in counted.tensors.get(place, [])]
         trained = sum(p.numel() for p in here if p.requires_grad)
-        lines.append(_Line(place, tally.macs[place], sum(p.numel() for p in here), trained))
+        lines.append(_Line(place, counted.macs[place], sum(p.numel() for p in here), trained))
     return lines
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from paretune.core import anatomy
 from paretune.core.model import Adapted
-from paretune.measure.counting import Tally, dry_run
+from paretune.measure.counting import ForwardCount, dry_run
 from paretune.measure.fake_memory import saved_bytes
 from paretune.measure.growth import weightless
 from paretune.measure.memory import tensor_bytes
@@ -51,7 +51,7 @@ class Workshop:
 
     def __init__(self) -> None:
         self.models: dict[str, Adapted] = {}
-        self.tallies: dict[tuple[str, bool], Tally] = {}
+        self.counts: dict[tuple[str, bool], ForwardCount] = {}
         self.saved: dict[tuple[str, int], int] = {}
 
     def model(self, setting: Setting) -> Adapted:
@@ -74,17 +74,17 @@ class Workshop:
 
     def macs(self, setting: Setting, reading: MacReading) -> int:
         """Multiply-accumulates of one image."""
-        tally = self.tally(setting, reading.products)
-        folded = sum(count for place, count in tally.macs.items() if place.part == "leaves")
-        return tally.total - reading.folded * folded + reading.normed * NORM_COST * tally.normed
+        counted = self.counted(setting, reading.products)
+        folded = sum(count for place, count in counted.macs.items() if place.part == "leaves")
+        return counted.total - reading.folded * folded + reading.normed * NORM_COST * counted.normed
 
-    def tally(self, setting: Setting, training: bool) -> Tally:
+    def counted(self, setting: Setting, training: bool) -> ForwardCount:
         """The ledger of a forward."""
-        if (setting.key(), training) not in self.tallies:
+        if (setting.key(), training) not in self.counts:
             model = self.model(setting)
             size = tuple(model.preprocessing["input_size"][1:])
-            self.tallies[setting.key(), training] = dry_run(model, size, training=training)
-        return self.tallies[setting.key(), training]
+            self.counts[setting.key(), training] = dry_run(model, size, training=training)
+        return self.counts[setting.key(), training]
 
     def memory(self, setting: Setting, batch: int) -> dict[str, int]:
         """Bytes of a training step of a batch, reading by reading."""

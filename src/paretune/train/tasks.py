@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from paretune.catalogue import Schedule
 from paretune.core.reduction import widened
-from paretune.core.units import units_of
+from paretune.core.target_units import units_of
 from paretune.data.task import Task
 from paretune.errors import UsageError
 from paretune.train.metrics import Scores, class_scores, label_scores, number_scores

@@ -1,7 +1,7 @@
 """HF PEFT modules that were injected into a timm model before it came here: found, kept trainable, described, folded.
 
 paretune's trunk calls them where they sit, so their LoRA also works where timm reads weights behind the wrapper.
-Nothing here imports peft until a guest is really there.
+Nothing here imports peft until such a module is there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paretune.errors import UsageError
 KINDS = ("BaseTunerLayer", "AuxiliaryTrainingWrapper")
 
 
-def is_guest(module: nn.Module) -> bool:
+def is_peft_module(module: nn.Module) -> bool:
     """Whether this is a tuner layer of HF PEFT, or a layer that it trains as a whole."""
     return any(c.__module__.startswith("peft.") and c.__name__ in KINDS for c in type(module).__mro__)
 
@@ -27,13 +27,13 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The tensors that guests train."""
-    return [p for m in model.modules() if is_guest(m) for p in m.parameters() if p.requires_grad]
+    """The tensors that HF PEFT modules train."""
+    return [p for m in model.modules() if is_peft_module(m) for p in m.parameters() if p.requires_grad]
 
 
 def describe(model: nn.Module) -> dict | None:
-    """The peft config that made the guests, as JSON values; None if there are no guests."""
-    if not any(map(is_guest, model.modules())):
+    """The peft config that made these modules, as JSON values; None if there are none."""
+    if not any(map(is_peft_module, model.modules())):
         return None
     configs = getattr(model, "peft_config", {})
     if list(configs) != ["default"]:
@@ -55,7 +55,7 @@ def kinds() -> dict[str, type]:
 
 
 def inject(model: nn.Module, described: dict) -> None:
-    """Put guests as described into a plain timm model. Raises UsageError where peft refuses."""
+    """Put HF PEFT modules as described into a plain timm model. Raises UsageError where peft refuses."""
     kind = kinds()[described["peft_type"]]
     known = {name: v for name, v in described.items() if name in kind.__dataclass_fields__}
     import peft
@@ -68,29 +68,29 @@ def inject(model: nn.Module, described: dict) -> None:
 
 
 def fold_all(root: nn.Module) -> None:
-    """Replace every guest below `root` by the plain layer that computes the same in evaluation, in place.
+    """Replace every HF PEFT module below `root` by the plain layer that computes the same in evaluation, in place.
 
     Raises UsageError where what peft merges computes something else (its OFT on a convolution).
     """
     for name, child in root.named_children():
-        if hasattr(child, "modules_to_save") and is_guest(child):
+        if hasattr(child, "modules_to_save") and is_peft_module(child):
             setattr(root, name, child.modules_to_save["default"])
-        elif is_guest(child):
+        elif is_peft_module(child):
             setattr(root, name, _folded(child, name))
         else:
             fold_all(child)
 
 
 @torch.no_grad()
-def _folded(guest: nn.Module, name: str) -> nn.Module:
-    probe = _probe(guest.get_base_layer())
-    before = None if probe is None else guest(probe)
-    guest.merge()
-    layer = guest.get_base_layer()
+def _folded(tuner: nn.Module, name: str) -> nn.Module:
+    probe = _probe(tuner.get_base_layer())
+    before = None if probe is None else tuner(probe)
+    tuner.merge()
+    layer = tuner.get_base_layer()
     if before is not None and not (layer(probe) - before).norm() <= 0.05 * before.norm():
-        tuner = type(guest).__module__.split(".")[2]
+        kind = type(tuner).__module__.split(".")[2]
         raise UsageError(
-            f"what HF PEFT merges into '{name}', a {type(layer).__name__}, does not compute what its {tuner} did; "
+            f"what HF PEFT merges into '{name}', a {type(layer).__name__}, does not compute what its {kind} did; "
             "keep the model unmerged, or leave this layer out of its targets"
         )
     return layer
