@@ -18,6 +18,7 @@ from paretune.drawn.outline import filled, inside, lined, placed
 from paretune.drawn.sprites import member
 from paretune.drawn.task import evenly, generator, painted
 from paretune.errors import UsageError
+from paretune.files import cache_folder
 
 PARTS = ("train800", "val200", "train800val200", "test")
 
@@ -187,11 +188,11 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert store.cache_folder() == tmp_path / ".cache" / "paretune"
+    assert cache_folder() == tmp_path / ".cache" / "paretune"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert store.cache_folder() == tmp_path / "xdg" / "paretune"
+    assert cache_folder() == tmp_path / "xdg" / "paretune"
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "own"))
-    assert store.cache_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
 
 
 def test_unknown_tasks_and_a_missing_scikit_learn_are_told(cache, monkeypatch):

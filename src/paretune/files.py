@@ -116,6 +116,12 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def cache_folder() -> Path:
+    """Where paretune keeps what it can compute again: $PARETUNE_CACHE, or `paretune` in $XDG_CACHE_HOME or ~/.cache."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("PARETUNE_CACHE") or os.path.join(caches, "paretune"))
+
+
 def sweep(folder: Path) -> None:
     """Remove what processes of this machine that are gone have left half written in `folder`."""
     for entry in os.scandir(folder) if folder.is_dir() else ():

@@ -136,6 +136,11 @@ class Method(nn.Module):
 
     needs_teacher: bool = False
 
+    @property
+    def changes(self) -> bool:
+        """Whether `at_epoch` changes what training computes. Nothing behind such a method is computed only once."""
+        return type(self).at_epoch is not Method.at_epoch
+
     def at_epoch(self, epoch: int) -> None:
         """A training epoch begins, the first is 0; for methods with a schedule. What it changes must follow from the
         number alone, so that a resumed run is the same, and must not touch evaluation, so that the best epoch is the

@@ -2,9 +2,9 @@
 
 CACHE/pictures/PLACE.json     {"version": ..., "pictures": {name: [[bytes, times, ...], SHA-256, decoded]}}
 
-CACHE is $PARETUNE_CACHE, or else the folder paretune in $XDG_CACHE_HOME or ~/.cache; PLACE is made of where the data
-lie. Only a picture whose stamp is still the same is recalled. The files may be removed at any time; where they cannot
-be read or written, everything is read anew.
+CACHE is the folder of `paretune.files.cache_folder`; PLACE is made of where the data lie. Only a picture whose stamp is
+still the same is recalled. The files may be removed at any time; where they cannot be read or written, everything is
+read anew.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 
 import PIL
 
+from paretune.files import cache_folder
+
 VERSION = f"1, Pillow {PIL.__version__}"
 SETTLED = 2.0  # seconds: what was changed so lately may change once more without getting another time
 
@@ -27,7 +29,7 @@ class Memory:
 
     def __init__(self, where: str):
         name = hashlib.sha256(where.encode(errors="surrogateescape")).hexdigest()[:32]
-        self.file = _folder() / f"{name}.json"
+        self.file = cache_folder() / "pictures" / f"{name}.json"
         self.known, self.new = _loaded(self.file), {}
 
     def recall(self, name: str, stamp: list[int] | None, decoded: bool) -> str | None:
@@ -57,11 +59,6 @@ class Memory:
         except OSError:
             if beside is not None:
                 Path(beside).unlink(missing_ok=True)
-
-
-def _folder() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get("PARETUNE_CACHE") or os.path.join(caches, "paretune"), "pictures")
 
 
 def _loaded(file: Path) -> dict[str, list]:

@@ -2,7 +2,7 @@
 
 CACHE/offline/tissue-seed0-version1.npz
 
-CACHE is $PARETUNE_CACHE, else $XDG_CACHE_HOME/paretune, else ~/.cache/paretune.
+CACHE is the folder of `paretune.files.cache_folder`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from paretune.data.arrays import ImageArrays
 from paretune.drawn.task import Drawn
 from paretune.errors import UsageError
+from paretune.files import cache_folder
 
 VERSION = 1
 """Raised, and hashes.json written anew by scripts/offline_hashes.py, when the same seed draws other pictures."""
@@ -29,14 +30,6 @@ VERSION = 1
 HASHES = Path(__file__).with_name("hashes.json")
 SEED = 0
 """The seed whose pictures hashes.json knows."""
-
-
-def cache_folder() -> Path:
-    """Where paretune keeps what it can make again."""
-    if named := os.environ.get("PARETUNE_CACHE"):
-        return Path(named)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "paretune"
 
 
 def kept(name: str, seed: int, draw: Callable[[], list[Drawn]]) -> list[Drawn]:

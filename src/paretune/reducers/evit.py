@@ -88,6 +88,10 @@ class EViTReducer(Reducer):
         self.config, self.blocks = config, blocks
         self.training_share = config.keep
 
+    @property
+    def changes(self) -> bool:
+        return self.config.shrink_start > 0 or self.config.shrink_epochs > 0
+
     def at_epoch(self, epoch: int) -> None:
         self.training_share = self.config.share(epoch)
 

@@ -106,11 +106,14 @@ def fit(
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
     with folder.begun(resume, overwrite) if accelerator.is_main_process else nullcontext():
-        training = Training(model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache)
+        log = Log(folder.out / LOGS, schedule.epochs, accelerator.is_main_process, quiet)
+        training = Training(
+            model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache, log.follow
+        )
         state = folder.load(training.possible(), schedule.epochs) if resume else None
         if state is not None:
             training.restore(state, str(folder.state / EPOCH))
-        log = Log(folder.out / LOGS, schedule.epochs, len(training.history) + 1, accelerator.is_main_process, quiet)
+        log.start(len(training.history) + 1)
         try:
             log.line(training.announce(train_set, val_set))
             for epoch in range(len(training.history), schedule.epochs):

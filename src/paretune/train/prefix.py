@@ -1,30 +1,38 @@
 """Blocks that nothing trained and nothing random touches say the same in every epoch: they run once per image.
 
     images --> embed --> block 0 ... block k-1 --> | kept, (n, N, D) | --> block k ... --> head --> losses
-               frozen, still                                             trained, or random, or reducing
+               frozen, still, reducing too                              trained, or random
 
-A linear probe keeps all of its blocks, an adapter in the last three blocks nine of twelve, LoRA everywhere none.
+A linear probe keeps all of its blocks, an adapter in the last four blocks eight of twelve, LoRA everywhere none. Token
+reduction without trained weights (EViT, ToMe) belongs to what is kept, so fewer tokens are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psutil
+import timm
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from paretune.checkpoint import fingerprint
 from paretune.core import anatomy
 from paretune.core.method import Method, Run
 from paretune.core.model import Adapted
 from paretune.core.tokens import Tokens
 from paretune.data.cache import decoded, is_still
+from paretune.measure.counting import dry_run
+from paretune.train.kept import Frame, KeptTokens, filled, forget, shapes
 from paretune.train.memory import readable
+from paretune.version import __version__
 
 Precision = Callable[[], AbstractContextManager]
 
@@ -33,121 +41,177 @@ def frozen_blocks(model: Adapted, image: Tensor) -> int:
     """How many blocks, from the first on, give the same tokens in every epoch, in training and in evaluation.
 
     image (3, H, W) is tried out in both modes. A block counts if no trained tensor and no random number has a part in
-    what leaves it, if no patch has left, and if no adapter carries a state. 0 also where the embedding trains.
+    what leaves it, and if no adapter carries a state. Patches may leave, unless the reducer changes from epoch to epoch
+    or a teacher wants to see all of them. 0 also where the embedding trains.
     """
+    methods = list(model.methods())
+    if any(method.changes for method in methods if method is not model.reducer):
+        return 0
+    reducing = not any(method.needs_teacher for method in methods) and not (model.reducer and model.reducer.changes)
     was_training = model.training
     try:
-        return min(_untouched(model.train(mode), image[None]) for mode in (True, False))
+        return min(_untouched(model.train(mode), image[None], reducing) for mode in (True, False))
     finally:
         model.train(was_training)
 
 
-def _untouched(model: Adapted, images: Tensor) -> int:
+def _untouched(model: Adapted, images: Tensor, reducing: bool) -> int:
     passed: list[Tokens] = []
-    if not is_still(lambda: passed.append(anatomy.embed(model.backbone, images))) or not _plain(passed[0]):
+    if not is_still(lambda: passed.append(anatomy.embed(model.backbone, images))) or not _plain(passed[0], reducing):
         return 0
     for i in range(len(model.backbone.blocks)):
         step = lambda i=i: passed.append(model.step(i, passed[-1], model.reducer))  # noqa: E731
-        if not is_still(step) or not _plain(passed[-1]):
+        if not is_still(step) or not _plain(passed[-1], reducing):
             return i
     return len(model.backbone.blocks)
 
 
-def _plain(tokens: Tokens) -> bool:
-    return not (tokens.x.requires_grad or tokens.carried or tokens.held or tokens.trail)
+def _plain(tokens: Tokens, reducing: bool) -> bool:
+    return not (tokens.x.requires_grad or tokens.carried or tokens.held or (tokens.trail and not reducing))
 
 
 class Prefixed(nn.Module):
-    """A model that takes, in place of images, what its first `blocks` blocks made of them."""
+    """A model that takes, in place of images, what its first `blocks` blocks made of them.
+
+    image (3, H, W): one that shows the shapes
+    """
 
     def __init__(self, model: Adapted, blocks: int, image: Tensor):
         super().__init__()
         self.model, self.blocks, self.task = model, blocks, model.task
-        self.frame = replace(self.entering(image[None]), x=image.new_empty(0))
+        self.frame = Frame(self._tokens(torch.stack([image, image])))
 
     def methods(self) -> Iterator[Method]:
         """The model's."""
         return self.model.methods()
 
     @torch.no_grad()
-    def entering(self, images: Tensor) -> Tokens:
-        """Images (B, 3, H, W) -> the tokens that enter the first block that is run every time."""
+    def _tokens(self, images: Tensor) -> Tokens:
         tokens = anatomy.embed(self.model.backbone, images)
         for i in range(self.blocks):
             tokens = self.model.step(i, tokens, self.model.reducer)
         return tokens
 
-    def run(self, x: Tensor, reduced: bool = True) -> Run:
-        """Tokens (B, N, D) -> the model's run."""
-        return self.model.finish(self.blocks, self.frame.with_x(x), reduced)
+    def entering(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) -> the parts of the tokens that enter the first block that is run every time."""
+        return self.frame.parts(self._tokens(images))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> logits (B, classes)."""
-        return self.run(x).logits
+    def run(self, parts: list[Tensor], reduced: bool = True) -> Run:
+        """Parts (B, ...) of the tokens -> the model's run."""
+        return self.model.finish(self.blocks, self.frame.tokens(parts), reduced)
 
-
-class KeptTokens(Dataset):
-    """A data set's images as the tokens (N, D) that enter block k, with its targets and classes."""
-
-    def __init__(self, dataset: Any, tokens: Tensor, targets: np.ndarray):
-        self.task, self.classes = dataset.task, dataset.classes
-        self.tokens, self.targets = tokens, targets
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int | np.ndarray]:
-        target = self.targets[index]
-        return self.tokens[index], int(target) if self.task == "multiclass" else target.astype(np.float32)
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Parts (B, ...) of the tokens -> logits (B, classes)."""
+        return self.run(parts).logits
 
 
-@torch.no_grad()
-def keep(prefixed: Prefixed, dataset: Any, precision: Precision, batch_size: int, workers: int = 0) -> KeptTokens:
-    """Run the first blocks once over all images; the tokens stay on the CPU."""
-    device = next(prefixed.parameters()).device
+Follow = Callable[[Iterable, str], Iterable]  # batches and what is done with them -> the same batches, with progress
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How the first blocks are run over all images."""
+
+    precision: Precision
+    batch_size: int
+    workers: int = 0
+    follow: Follow = lambda batches, title: batches
+
+
+def keep(prefixed: Prefixed, dataset: Any, passes: Passes, training: bool) -> KeptTokens | None:
+    """The tokens of all images after the first blocks: found on the disk, or computed once; None if there is no room.
+
+    training: as the model runs in training, where a reducer may settle ties otherwise
+    """
     was_training = prefixed.training
-    prefixed.eval()
-    loader = DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator())
-    kept, targets, done = None, np.array(dataset.targets), 0
-    for images, answers in loader:
-        with precision():
-            x = prefixed.entering(images.to(device)).x.cpu()
-        kept = x.new_empty(len(dataset), *x.shape[1:]) if kept is None else kept
-        rows = slice(done, done := done + len(x))
-        kept[rows], targets[rows] = x, answers.numpy()  # those that came along: a lenient set may give another picture
-    prefixed.train(was_training)
-    return KeptTokens(dataset, kept, targets)
+    prefixed.train(training)
+    try:
+        with passes.precision():
+            one = [part.cpu() for part in prefixed.entering(_first(prefixed, dataset))]
+        key = _key(prefixed, dataset, one)
+        kept = filled(dataset, one, key, lambda stores, targets: _fill(prefixed, dataset, passes, stores, targets))
+        if key and kept and _far(one[0], kept.stores[0][:1]):  # a damaged file
+            forget(key)
+            kept = filled(dataset, one, key, lambda stores, targets: _fill(prefixed, dataset, passes, stores, targets))
+        return kept
+    finally:
+        prefixed.train(was_training)
 
 
-def token_bytes(prefixed: Prefixed, image: Tensor) -> int:
-    """Bytes that one image's tokens take."""
-    x = prefixed.entering(image[None]).x
-    return x.nelement() * x.element_size()
+def _far(one: Tensor, other: Tensor) -> bool:
+    """Whether features differ by more than the rounding of another batch size."""
+    return not (one.float() - other.float()).norm() <= 0.05 * one.float().norm()
 
 
-def remembered(
-    model: Adapted, train_set: Any, val_set: Any, precision: Precision, batch_size: int, workers: int
-) -> tuple[nn.Module, Any, Any, str]:
+def _share(model: Adapted, blocks: int, size: tuple[int, int]) -> float:
+    """The share of the multiply-accumulates of a forward that the first blocks and the embedding have."""
+    macs = dry_run(model, size, training=model.training).macs
+    first = sum(
+        n for place, n in macs.items() if place.part == "embed" or (place.block is not None and place.block < blocks)
+    )
+    return first / macs.total()
+
+
+def _first(prefixed: Prefixed, dataset: Any) -> Tensor:
+    return dataset[0][0][None].to(next(prefixed.parameters()).device)
+
+
+def _fill(prefixed: Prefixed, dataset: Any, passes: Passes, stores: list[Tensor], targets: np.ndarray) -> None:
+    device, done = next(prefixed.parameters()).device, 0
+    loader = DataLoader(dataset, passes.batch_size, num_workers=passes.workers, generator=torch.Generator())
+    title = f"computing blocks 0 to {prefixed.blocks - 1} once"
+    for images, answers in passes.follow(loader, title):
+        with passes.precision():
+            parts = prefixed.entering(images.to(device))
+        rows = slice(done, done := done + len(images))
+        for store, part in zip(stores, parts, strict=True):
+            store[rows] = part.cpu()
+        targets[rows] = answers.numpy()  # those that came along: a lenient set may give another picture
+
+
+def _key(prefixed: Prefixed, dataset: Any, one: list[Tensor]) -> str | None:
+    """A hash of all that decides the tokens of a data set; None for data that cannot say what they hold."""
+    described = dataset.describe() if hasattr(dataset, "describe") else {}
+    content, transform = described.get("content") or described.get("fingerprint"), repr(dataset.transform)
+    if content is None or " at 0x" in transform:
+        return None
+    model, device = prefixed.model, next(prefixed.parameters()).device
+    later = tuple(f"backbone.blocks.{i}." for i in range(prefixed.blocks, len(model.backbone.blocks)))
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    frozen = {name: t for name, t in model.state_dict().items() if name not in trained and not name.startswith(later)}
+    names = [dataset.name(i) for i in range(len(dataset))] if callable(getattr(dataset, "name", None)) else []
+    facts = {
+        "versions": [__version__, torch.__version__, timm.__version__],
+        "weights": [fingerprint(frozen), sorted(frozen)],
+        "blocks": [str(block) for block in model.backbone.blocks[: prefixed.blocks]],
+        "model": [model.spec.backbone.name, model.spec.backbone.options, repr(model.spec.reducer), prefixed.blocks],
+        "mode": [prefixed.training, device.type, shapes(one)],
+        "data": [content, names, transform],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()
+
+
+def remembered(model: Adapted, train_set: Any, val_set: Any, passes: Passes) -> tuple[nn.Module, Any, Any, str]:
     """The model and its data sets such that nothing is computed twice that is the same in every epoch.
 
     Returns what to train (the model, or `Prefixed`), both data sets, and a sentence on what is kept, "" for nothing.
-    Pictures and tokens may each take a quarter of the memory that is free.
+    Decoded pictures may take a quarter of the memory that is free.
     """
-    device = next(model.parameters()).device
-    budget = psutil.virtual_memory().available // 4
-    notes = []
-    sets = [decoded(one, budget // 2, workers) for one in (train_set, val_set)]
-    if pictures := [new for new, old in zip(sets, (train_set, val_set), strict=True) if new is not old]:
-        notes.append(
-            f"{sum(map(len, pictures)):,} decoded pictures ({readable(sum(p.images.nbytes for p in pictures))})"
-        )
-    image = sets[0][0][0].to(device)
-    still = is_still(lambda: (sets[0][0], sets[1][0]))
+    image = train_set[0][0].to(next(model.parameters()).device)
+    still = is_still(lambda: (train_set[0], val_set[0]))
     if still and (blocks := frozen_blocks(model, image)):
         prefixed = Prefixed(model, blocks, image)
-        size = token_bytes(prefixed, image) * (len(train_set) + len(val_set))
-        if size <= budget:
-            sets = [keep(prefixed, one, precision, batch_size, workers) for one in sets]
-            notes.append(f"the tokens after block {blocks - 1} ({readable(size)})")
-            return prefixed, *sets, " and ".join(notes)
-    return model, *sets, " and ".join(notes)
+        kept = [keep(prefixed, one, passes, i == 0) for i, one in enumerate((train_set, val_set))]
+        if None not in kept:
+            size = readable(sum(one.nbytes for one in kept))
+            share = _share(model, blocks, (image.shape[-2], image.shape[-1]))
+            return (
+                prefixed,
+                *kept,
+                f"blocks 0 to {blocks - 1}, {share:.0%} of the forward's arithmetic ({size} of tokens)",
+            )
+    budget = psutil.virtual_memory().available // 4
+    sets = [decoded(one, budget // 2, passes.workers) for one in (train_set, val_set)]
+    pictures = [new for new, old in zip(sets, (train_set, val_set), strict=True) if new is not old]
+    size = readable(sum(p.images.nbytes for p in pictures))
+    return model, *sets, f"{sum(map(len, pictures)):,} decoded pictures ({size})" if pictures else ""

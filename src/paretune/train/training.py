@@ -24,7 +24,7 @@ from paretune.train.log import Log
 from paretune.train.memory import readable, training_bytes
 from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
-from paretune.train.prefix import remembered
+from paretune.train.prefix import Follow, Passes, remembered
 from paretune.train.runfolder import OVERWRITE, EpochState
 
 SMALLER = "use a smaller learning rate; the epochs before it are kept"
@@ -38,8 +38,9 @@ class Training:
     """
 
     def __init__(
-        self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers, look_every, cache
-    ):
+        self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers, look_every, cache,
+        follow: Follow,
+    ):  # fmt: skip
         self.schedule, self.accelerator, self.seed, self.look_every = schedule, accelerator, seed, look_every
         self.classes, self.sample = val_set.classes, train_set[0][0]
         self.plain = model.to(accelerator.device)
@@ -49,7 +50,7 @@ class Training:
         self.learner, self.kept = self.plain, ""
         if cache:
             self.learner, train_set, val_set, self.kept = remembered(
-                self.plain, train_set, val_set, accelerator.autocast, schedule.batch_size, workers
+                self.plain, train_set, val_set, Passes(accelerator.autocast, schedule.batch_size, workers, follow)
             )
         self.order = SeededEpochs(train_set, seed)
         optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
@@ -89,7 +90,7 @@ class Training:
         self.order.epoch = epoch
         self._tell_methods(epoch)
         lr = self.optimizer.param_groups[0]["lr"]
-        losses = self._train(log.track(self.train_loader, epoch), epoch)
+        losses = self._train(log.track(self.train_loader, epoch, self.schedule.batch_size), epoch)
         if not math.isfinite(total := sum(losses.values())):
             raise Diverged(f"the training loss became {total} in epoch {epoch + 1}: {SMALLER}")
         if not all(torch.isfinite(p).all() for p in self.named.values()):
