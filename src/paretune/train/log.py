@@ -30,7 +30,7 @@ class Log:
         if self.quiet or not self.console.is_terminal:
             return iter(batches)
         title = f"epoch {epoch + 1}/{self.epochs}"
-        return track(batches, title, console=self.console, transient=True)
+        return iter(track(batches, title, console=self.console, transient=True))
 
     def epoch(self, row: dict) -> None:
         """One finished epoch; `row` is an entry of the history."""

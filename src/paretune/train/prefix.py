@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,8 +22,11 @@ from paretune.core import anatomy
 from paretune.core.method import Method, Run
 from paretune.core.model import Adapted
 from paretune.core.tokens import Tokens
+from paretune.data.arrays import ImageArrays
 from paretune.data.cache import decoded, is_still
+from paretune.data.samples import Samples, for_torch
 from paretune.train.memory import readable
+from paretune.train.tasks import targets_of, task_of
 
 Precision = Callable[[], AbstractContextManager]
 
@@ -89,8 +91,8 @@ class Prefixed(nn.Module):
 class KeptTokens(Dataset):
     """A data set's images as the tokens (N, D) that enter block k, with its targets and classes."""
 
-    def __init__(self, dataset: Any, tokens: Tensor, targets: np.ndarray):
-        self.task, self.classes = dataset.task, dataset.classes
+    def __init__(self, dataset: Samples, tokens: Tensor, targets: np.ndarray):
+        self.task, self.classes = task_of(dataset), dataset.classes
         self.tokens, self.targets = tokens, targets
 
     def __len__(self) -> int:
@@ -102,13 +104,13 @@ class KeptTokens(Dataset):
 
 
 @torch.no_grad()
-def keep(prefixed: Prefixed, dataset: Any, precision: Precision, batch_size: int, workers: int = 0) -> KeptTokens:
+def keep(prefixed: Prefixed, dataset: Samples, precision: Precision, batch_size: int, workers: int = 0) -> KeptTokens:
     """Run the first blocks once over all images; the tokens stay on the CPU."""
     device = next(prefixed.parameters()).device
     was_training = prefixed.training
     prefixed.eval()
-    loader = DataLoader(dataset, batch_size, num_workers=workers, generator=torch.Generator())
-    kept, targets, done = None, np.array(dataset.targets), 0
+    loader = DataLoader(for_torch(dataset), batch_size, num_workers=workers, generator=torch.Generator())
+    kept, targets, done = None, np.array(targets_of(dataset)), 0
     for images, answers in loader:
         with precision():
             x = prefixed.entering(images.to(device)).x.cpu()
@@ -116,6 +118,7 @@ def keep(prefixed: Prefixed, dataset: Any, precision: Precision, batch_size: int
         rows = slice(done, done := done + len(x))
         kept[rows], targets[rows] = x, answers.numpy()  # those that came along: a lenient set may give another picture
     prefixed.train(was_training)
+    assert kept is not None, "there are images"
     return KeptTokens(dataset, kept, targets)
 
 
@@ -126,8 +129,8 @@ def token_bytes(prefixed: Prefixed, image: Tensor) -> int:
 
 
 def remembered(
-    model: Adapted, train_set: Any, val_set: Any, precision: Precision, batch_size: int, workers: int
-) -> tuple[nn.Module, Any, Any, str]:
+    model: Adapted, train_set: Samples, val_set: Samples, precision: Precision, batch_size: int, workers: int
+) -> tuple[Adapted | Prefixed, Samples, Samples, str]:
     """The model and its data sets such that nothing is computed twice that is the same in every epoch.
 
     Returns what to train (the model, or `Prefixed`), both data sets, and a sentence on what is kept, "" for nothing.
@@ -137,7 +140,8 @@ def remembered(
     budget = psutil.virtual_memory().available // 4
     notes = []
     sets = [decoded(one, budget // 2, workers) for one in (train_set, val_set)]
-    if pictures := [new for new, old in zip(sets, (train_set, val_set), strict=True) if new is not old]:
+    pairs = zip(sets, (train_set, val_set), strict=True)
+    if pictures := [new for new, old in pairs if isinstance(new, ImageArrays) and new is not old]:
         notes.append(
             f"{sum(map(len, pictures)):,} decoded pictures ({readable(sum(p.images.nbytes for p in pictures))})"
         )
@@ -149,5 +153,5 @@ def remembered(
         if size <= budget:
             sets = [keep(prefixed, one, precision, batch_size, workers) for one in sets]
             notes.append(f"the tokens after block {blocks - 1} ({readable(size)})")
-            return prefixed, *sets, " and ".join(notes)
-    return model, *sets, " and ".join(notes)
+            return prefixed, sets[0], sets[1], " and ".join(notes)
+    return model, sets[0], sets[1], " and ".join(notes)
