@@ -176,7 +176,7 @@ class Session:
         wall_ratio = None if forward is None else forward.ratio
         return Row(
             recipe=name, batch=batch, settings=_settings(self.field[name]), cost=self.costs[name],
-            macs_ratio=macs_ratio, forward=forward, 
+            macs_ratio=macs_ratio, forward=forward,
             wall_per_macs=wall_ratio / macs_ratio if wall_ratio is not None and macs_ratio is not None else None,
             step=self._times("step", key, base), memory=self._memory(key, base),
             compile_seconds=self.compiling.get(key), error=self.errors.get(key),
