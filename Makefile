@@ -26,6 +26,7 @@ exhaustive: $(VENV)/ready
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
 
 bench: $(VENV)/ready
 	$(BIN)/python scripts/probe_embedded.py

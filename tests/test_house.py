@@ -46,7 +46,7 @@ CORE = {
     "core/target_units": {"core/leaf"},
     "core/packed": set(),
     "core/quantised": {"core/packed"},
-    "core/peft_modules": {"errors"},
+    "core/peft_modules": {"core/method", "errors"},
     "core/attention": {"core/reduction"},
     "core/tokens": {"core/reduction"},
     "core/method": {"core/attention", "core/reduction", "core/tokens"},

@@ -59,7 +59,7 @@ default_cfgs = generate_default_cfgs({
 @register_model
 def paretune_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer:
     """The embedded backbone: 12 blocks of width 96, patch 4 at 32x32, pretrained on drawn shapes and glyphs."""
-    args = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3}
+    args: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 12, "num_heads": 3}
     return build_model_with_cfg(
         VisionTransformer, EMBEDDED, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **(args | kwargs)
     )
@@ -137,9 +137,9 @@ class Unfilled(TorchFunctionMode):
         self.device.__enter__()
         return super().__enter__()
 
-    def __exit__(self, *failure: Any) -> None:
-        super().__exit__(*failure)
-        self.device.__exit__(*failure)
+    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
+        super().__exit__(exc_type, exc_val, exc_tb)
+        self.device.__exit__(exc_type, exc_val, exc_tb)
 
 
 def check_options(options: dict, pretrained: bool, where: str) -> None:
@@ -170,6 +170,6 @@ def describe(model: nn.Module) -> Backbone:
     )
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException | str) -> str:
     """What an error says, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

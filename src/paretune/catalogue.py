@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from paretune.adapters import VPT, Adapter, AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
+from paretune.core.body import AdapterSettings
+from paretune.core.method import ReducerSettings
 from paretune.errors import unknown
 from paretune.methods import Methods
 from paretune.reducers import FPET, DynamicViT, EViT, ToMe
@@ -46,8 +48,8 @@ class Recipe:
 
     name: str
     about: str
-    adapters: tuple[Any, ...] = ()
-    reducer: Any = None
+    adapters: tuple[AdapterSettings, ...] = ()
+    reducer: ReducerSettings | None = None
     schedule: Schedule = field(default_factory=Schedule)
 
     @property

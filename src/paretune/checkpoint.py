@@ -106,7 +106,7 @@ def fingerprint(frozen: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for _, tensor in sorted(frozen.items()):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

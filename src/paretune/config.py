@@ -9,19 +9,23 @@ import math
 import textwrap
 from itertools import pairwise
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from paretune.errors import quoted, unknown
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 LARGEST = 10**6  # of whole numbers among settings: ranks, widths, blocks, epochs
+T = TypeVar("T", bound="DataclassInstance")
 
 
-def to_json(config: Any) -> dict:
+def to_json(config: DataclassInstance) -> dict:
     """A method's settings as JSON values: {"kind": "LoRA", "rank": 8, ...}."""
     return {"kind": type(config).__name__, **dataclasses.asdict(config)}
 
 
-def from_json(described: dict, kinds: tuple[type, ...]) -> Any:
+def from_json(described: dict, kinds: tuple[type[T], ...]) -> T:
     """The settings that `to_json` described. Raises UsageError for an unknown kind or field, with suggestions."""
     settings = dict(described)
     known = {kind.__name__: kind for kind in kinds}
@@ -37,15 +41,17 @@ def from_json(described: dict, kinds: tuple[type, ...]) -> Any:
 
 def field_help(kind: type) -> dict[str, str]:
     """The docstring below every field of a config class."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
     texts = {}
-    for field, text in pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            texts[field.target.id] = " ".join(text.value.value.split())
+    for field, text in pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                texts[name] = " ".join(said.split())
     return texts
 
 
-def type_problems(config: Any) -> list[str]:
+def type_problems(config: DataclassInstance) -> list[str]:
     """Sentences on values that are not of their field's type, not finite, or larger than any setting can be."""
     typed = list(_typed_values(config))
     kind = type(config).__name__
@@ -61,7 +67,7 @@ def type_problems(config: Any) -> list[str]:
     ]
 
 
-def choice_problems(config: Any) -> list[str]:
+def choice_problems(config: DataclassInstance) -> list[str]:
     """Sentences on values that are none of their field's choices."""
     problems = []
     for name, value, hint in _typed_values(config):
@@ -71,7 +77,7 @@ def choice_problems(config: Any) -> list[str]:
     return problems
 
 
-def _typed_values(config: Any) -> list[tuple[str, Any, Any]]:
+def _typed_values(config: DataclassInstance) -> list[tuple[str, Any, Any]]:
     hints = get_type_hints(type(config))
     return [(field.name, getattr(config, field.name), hints[field.name]) for field in dataclasses.fields(config)]
 

@@ -15,6 +15,7 @@ from paretune.backbone import EMBEDDED
 from paretune.catalogue import RECIPES, Schedule
 from paretune.core.model import Adapted
 from paretune.data.arrays import ImageArrays
+from paretune.data.samples import ImageSet
 from paretune.drawn.digit_sets import TEST, TRAIN, VALIDATE, digit_sets
 from paretune.drawn.digits import pixel_baseline
 from paretune.files import written
@@ -95,7 +96,7 @@ def demo(
         "seed": seed,
         "epochs": epochs,
         "images": {"train": TRAIN, "validate": VALIDATE, "test": TEST},
-        "environment": environment(next(model.parameters()).device),
+        "environment": environment(next(models[methods[-1].name].parameters()).device),
         "seconds": perf_counter() - start,
     }
 
@@ -111,10 +112,10 @@ def build(method: Method, schedule: Schedule, seed: int, classes: Sequence[str])
     return built(EMBEDDED, methods if method.reduced else replace(methods, reducer=None), schedule, classes, seed=seed)
 
 
-def row(method: Method, model: Adapted, result, folder: Path, test_set: ImageArrays) -> dict:
+def row(method: Method, model: Adapted, result, folder: Path, test_set: ImageSet) -> dict:
     """One line of the table, from a model that holds its best epoch."""
     costs = cost(model)
-    images = torch.stack([image for image, _ in test_set][:256]).to(next(model.parameters()).device)
+    images = torch.stack([test_set[i][0] for i in range(min(256, len(test_set)))]).to(next(model.parameters()).device)
     with torch.inference_mode():
         left = model.run(images[:1]).tokens.patches
     return {

@@ -9,6 +9,7 @@ from torch import nn
 
 from paretune.core import leaf, peft_modules, quantised
 from paretune.core.leaf import Leafed
+from paretune.core.method import Foreign
 from paretune.core.model import Adapted
 from paretune.core.target_units import Units
 
@@ -47,7 +48,7 @@ def _strip(root: nn.Module) -> None:
             _strip(child)
 
 
-def _below(module: nn.Module) -> nn.Module:
+def _below(module: Foreign) -> nn.Module:
     if isinstance(module, Leafed) and not isinstance(module.leaf, Units):
         return _below(module.layer)
     if peft_modules.is_peft_module(module):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from paretune.adapters import ADAPTERS
 from paretune.config import from_json, to_json
+from paretune.core.body import AdapterSettings
+from paretune.core.method import ReducerSettings
 from paretune.errors import UsageError
 from paretune.reducers import REDUCERS
 
@@ -17,8 +18,8 @@ from paretune.reducers import REDUCERS
 class Methods:
     """The settings of adapters, in order, and of a token reducer or None."""
 
-    adapters: tuple[Any, ...] = ()
-    reducer: Any = None
+    adapters: tuple[AdapterSettings, ...] = ()
+    reducer: ReducerSettings | None = None
 
     @classmethod
     def from_json(cls, described: dict) -> Methods:

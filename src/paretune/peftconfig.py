@@ -87,7 +87,7 @@ def _default(field: dataclasses.Field) -> Any:
     """A field's default as JSON has it."""
     made = None if field.default_factory is dataclasses.MISSING else field.default_factory()
     value = field.default if made is None else made
-    value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
     try:
         return json.loads(json.dumps(sorted(value) if isinstance(value, set) else value))
     except TypeError:  # no default at all

@@ -12,9 +12,9 @@ from torch import nn
 from paretune.backbone import Backbone, create, describe
 from paretune.config import choice_problems, type_problems
 from paretune.core import anatomy, peft_modules
-from paretune.core.body import Body
+from paretune.core.body import AdapterSettings, Body
 from paretune.core.leaf import Leafed
-from paretune.core.method import Shape
+from paretune.core.method import Foreign, ReducerSettings, Shape
 from paretune.core.model import Adapted
 from paretune.core.target_units import Units
 from paretune.data.task import Task, known_task
@@ -27,14 +27,14 @@ class Spec:
     """What an adapted model is made of; with the trained tensors, enough to make it again."""
 
     backbone: Backbone
-    adapters: tuple[Any, ...]
-    reducer: Any
+    adapters: tuple[AdapterSettings, ...]
+    reducer: ReducerSettings | None
 
 
 def adapt(
     backbone: str | nn.Module,
-    adapters: Sequence[Any] = (),
-    reducer: Any = None,
+    adapters: Sequence[AdapterSettings] = (),
+    reducer: ReducerSettings | None = None,
     classes: int | Sequence[str] | None = None,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
@@ -70,10 +70,10 @@ def adapt(
 
 
 def assemble(
-    module: nn.Module,
+    module: Foreign,
     origin: Backbone,
-    adapters: tuple[Any, ...],
-    reducer: Any,
+    adapters: tuple[AdapterSettings, ...],
+    reducer: ReducerSettings | None,
     classes: int | Sequence[str] | None,
     task: Task = "multiclass",
 ) -> Adapted:
@@ -102,7 +102,7 @@ def assemble(
     return model.to(next(module.parameters()).device)
 
 
-def check_methods(adapters: tuple[Any, ...], reducer: Any, shape: Shape) -> None:
+def check_methods(adapters: tuple[AdapterSettings, ...], reducer: ReducerSettings | None, shape: Shape) -> None:
     """Raise one UsageError that says all that is wrong with these settings on a backbone of this shape."""
     problems = [f"adapters: {one!r} is none, write e.g. LoRA(rank=8)" for one in adapters if not _is_a(one, "attach")]
     if reducer is not None and not _is_a(reducer, "build"):
@@ -114,7 +114,7 @@ def check_methods(adapters: tuple[Any, ...], reducer: Any, shape: Shape) -> None
     refuse(problems, "these settings do not fit the backbone")
 
 
-def _is_a(method: Any, what: str) -> bool:
+def _is_a(method: object, what: str) -> bool:
     return is_dataclass(method) and not isinstance(method, type) and hasattr(method, what)
 
 

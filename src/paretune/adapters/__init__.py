@@ -7,8 +7,9 @@ from paretune.adapters.full import Full
 from paretune.adapters.lora import LoRA
 from paretune.adapters.repadapter import RepAdapter
 from paretune.adapters.vpt import VPT
+from paretune.core.body import AdapterSettings
 
-ADAPTERS = (
+ADAPTERS: tuple[type[AdapterSettings], ...] = (
     AdaptFormer,
     Adapter,
     DenseAdapter,

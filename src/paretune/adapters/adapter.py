@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretune.core.body import Body
-from paretune.core.method import Branch, Place, Shape, Site
+from paretune.core.method import Branch, Place, Shape, Site, known
 from paretune.core.tokens import Tokens
 
 PLACES: dict[str, tuple[Place, ...]] = {"mlp": ("mlp",), "both": ("attn", "mlp")}
@@ -96,5 +96,5 @@ class AdapterBranch(Branch):
         })  # fmt: skip
 
     def forward(self, at: Site, tokens: Tokens) -> Tokens:
-        here = self.blocks[at.place]
+        here = known(nn.ModuleDict, self.blocks[at.place])
         return tokens.plus(here[str(at.block)](at.y)) if str(at.block) in here else tokens

@@ -68,9 +68,9 @@ class Bottleneck(nn.Module):
         self.up = linear(width, channels, config.bits, config.bias)
         self.scale = config.scale
         start_(self.up)
-        if config.bias:
-            nn.init.zeros_(self.down.bias)
-            nn.init.zeros_(self.up.bias)
+        for projection in (self.down, self.up):
+            if config.bias and isinstance(projection, nn.Linear):
+                nn.init.zeros_(projection.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.up(self.dropout(F.relu(self.down(x)))) * self.scale

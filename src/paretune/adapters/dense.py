@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretune.core.body import Body
-from paretune.core.method import Branch, Shape, Site
+from paretune.core.method import Branch, Shape, Site, known
 from paretune.core.tokens import Tokens
 from paretune.errors import UsageError
 
@@ -94,17 +94,18 @@ class DenseBlock(nn.Module):
         self.sources = sources
         downs = 1 if config.fuse == "input" else 1 + len(sources)
         ups = downs if config.fuse == "output" else 1
-        self.down = nn.ModuleList(nn.Linear(channels, width) for _ in range(downs))
-        self.up = nn.ModuleList(nn.Linear(width, channels) for _ in range(ups))
-        for up in self.up:
-            nn.init.zeros_(up.weight)
-        for linear in (*self.down, *self.up):
+        down = [nn.Linear(channels, width) for _ in range(downs)]
+        up = [nn.Linear(width, channels) for _ in range(ups)]
+        for one in up:
+            nn.init.zeros_(one.weight)
+        for linear in (*down, *up):
             nn.init.zeros_(linear.bias)
+        self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
 
     def spoken(self) -> Tensor:
         """The sum of all `up` as a linear map of their inputs and a constant 1: (D, ups * h + 1)."""
-        bias = total([up.bias for up in self.up])
-        return torch.cat([*(up.weight for up in self.up), bias[:, None]], dim=1)
+        ups = [known(nn.Linear, up) for up in self.up]
+        return torch.cat([*(up.weight for up in ups), total([up.bias for up in ups])[:, None]], dim=1)
 
 
 class DenseBranch(Branch):
@@ -126,11 +127,12 @@ class DenseBranch(Branch):
     def forward(self, at: Site, tokens: Tokens) -> Tokens:
         if str(at.block) not in self.blocks:
             return tokens
-        here = self.blocks[str(at.block)]
+        here = known(DenseBlock, self.blocks[str(at.block)])
         said = [(source, self.carried(source, tokens)) for source in here.sources]
         r = [self.dropout(F.relu(u)) for u in self.bottlenecks(here, at.x, said)]
         output = total([up(one) for up, one in zip(here.up, r, strict=True)]) * self.scale
-        states = {self.key(source): None for source in here.sources if self.last_reader[source] == at.block}
+        read = [source for source in here.sources if self.last_reader[source] == at.block]
+        states: dict[str, Tensor | None] = dict.fromkeys(map(self.key, read))
         if at.block in self.last_reader:
             states[self.key(at.block)] = torch.cat([*r, torch.ones_like(r[0][..., :1])], -1) if self.narrow else output
         return tokens.plus(output).carry(states)
@@ -150,7 +152,7 @@ class DenseBranch(Branch):
 
     def bottlenecks(self, here: DenseBlock, x: Tensor, said: list[tuple[int, Tensor]]) -> list[Tensor]:
         """One (B, N, h) for every `up`, from the stream x (B, N, D) and what the sources said."""
-        first, *others = here.down
+        first, *others = [known(nn.Linear, down) for down in here.down]
         if self.fuse == "input":
             if not self.narrow:
                 return [first(total([x, *(state for _, state in said)]))]
@@ -161,7 +163,9 @@ class DenseBranch(Branch):
 
     def reading(self, down: nn.Linear, source: int) -> Tensor:
         """The weight of `down` on what travels from block `source`: (h, ups * h + 1), or (h, D) as it is."""
-        return self.scale * down.weight @ self.blocks[str(source)].spoken() if self.narrow else down.weight
+        if not self.narrow:
+            return down.weight
+        return self.scale * down.weight @ known(DenseBlock, self.blocks[str(source)]).spoken()
 
 
 def total(terms: list[Tensor]) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from paretune.core.body import Body
 from paretune.core.leaf import Leaf
-from paretune.core.method import Shape
+from paretune.core.method import Shape, known
 from paretune.core.quantised import BITS, linear, start_, weight_of
 from paretune.errors import unknown
 
@@ -62,6 +62,7 @@ class LoRA:
         """Put a leaf on every linear named in `at`."""
         ranks = body.shape.per_block(self.blocks, self.rank)
         for spot in body.layers(self.at, ranks):
+            assert spot.block is not None, "linears are in blocks"
             spot.put(LoRALeaf(spot.layer.in_features, spot.layer.out_features, spot.parts, ranks[spot.block], self))
 
 
@@ -102,7 +103,8 @@ class LoRALeaf(Leaf):
         y = layer(x)
         if not torch.is_grad_enabled():  # no copy of all that q, k and v are
             for name, (start, stop) in self.rows.items():
-                y[..., start:stop].add_(self.low_rank[name].unscaled(x), alpha=self.low_rank[name].scale)
+                update = known(LowRank, self.low_rank[name])
+                y[..., start:stop].add_(update.unscaled(x), alpha=update.scale)
             return y
         pieces, end = [], 0
         for name, (start, stop) in self.rows.items():
@@ -114,5 +116,5 @@ class LoRALeaf(Leaf):
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         weight = weight.clone()
         for name, (start, stop) in self.rows.items():
-            weight[start:stop] += self.low_rank[name].delta()
+            weight[start:stop] += known(LowRank, self.low_rank[name]).delta()
         return weight, bias

@@ -61,6 +61,7 @@ class RepAdapter:
         readers = [name for site in self.before.split() for name in READERS[site] if name in body.shape.linears]
         ranks = body.shape.per_block(self.blocks, self.rank)
         for spot in body.layers(" ".join(readers), ranks):
+            assert spot.block is not None, "linears are in blocks"
             spot.put(RepLeaf(spot.layer.in_features, ranks[spot.block], self))
 
 

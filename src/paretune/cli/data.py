@@ -113,7 +113,8 @@ def _extremes(balance: dict) -> tuple[str, str]:
     if not counts:
         return "-", "-"
     ends = min(counts, key=counts.get), max(counts, key=counts.get)
-    return tuple(f"{plain(name)} ({counts[name]:,})" for name in ends)
+    smallest, largest = (f"{plain(name)} ({counts[name]:,})" for name in ends)
+    return smallest, largest
 
 
 def _look(report) -> str:

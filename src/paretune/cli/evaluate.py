@@ -31,6 +31,7 @@ def evaluate(
     Where training split the data itself, val and train mean the same images as then.
     """
     from paretune.checkpoint import load
+    from paretune.data.task import known_task
     from paretune.data.transforms import evaluation
     from paretune.train.evaluate import evaluate, known_split
     from paretune.train.metrics import most_confused
@@ -38,11 +39,13 @@ def evaluate(
 
     model = load(out)
     _check(model.task, confusion, worst)
-    images = known_split(out, data, split, model.classes, skip_unreadable, model.task)
+    if model.classes is None:
+        raise UsageError(f"{out} kept the backbone's own head, whose outputs have no names to compare labels with")
+    images = known_split(out, data, split, model.classes, skip_unreadable, known_task(model.task))
     metrics = evaluate(model, images.through(evaluation(model.preprocessing)), batch_size, device, workers)
     if confusion is not None:
         _draw(metrics, split, confusion)
-    pairs = most_confused(metrics.confusion, model.classes, worst) if worst else []
+    pairs = most_confused(metrics.confusion, model.classes, worst) if worst and metrics.confusion else []
     value = {"split": split, "task": model.task, **metrics.to_dict()}
     if worst:
         value["worst"] = [{"class": true, "answer": said, "images": n} for true, said, n in pairs]

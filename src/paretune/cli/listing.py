@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,7 +87,7 @@ def _say_methods(found: dict) -> None:
 
 
 _FIND = {Kind.models: _models, Kind.recipes: _recipes, Kind.adapters: _adapters, Kind.reducers: _reducers}
-_SAY = {
+_SAY: dict[Kind, Callable[[Any], None]] = {
     Kind.models: _say_models,
     Kind.recipes: _say_recipes,
     Kind.adapters: _say_methods,

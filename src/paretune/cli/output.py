@@ -11,7 +11,7 @@ import typer
 from paretune.errors import printable
 
 
-def answer(value: dict, as_json: bool, text: Callable[[], None]) -> None:
+def answer(value: dict, as_json: bool, text: Callable[[], object]) -> None:
     """Print `value` as JSON, or call `text` to print it for people; under accelerate only the first process speaks."""
     if os.environ.get("RANK", "0") != "0":
         return

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from paretune.errors import UsageError, unknown
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-def override(recipe: Any, assignments: list[str]) -> Any:
+    from paretune.catalogue import Recipe
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def override(recipe: Recipe, assignments: list[str]) -> Recipe:
     """`recipe` with every "KEY=VALUE" applied.
 
     KEY is adapter.FIELD, adapter.INDEX.FIELD, reducer.FIELD or schedule.FIELD. Raises UsageError for an unknown key
@@ -23,7 +30,7 @@ def override(recipe: Any, assignments: list[str]) -> Any:
     return recipe
 
 
-def _assign(recipe: Any, key: str, text: str) -> Any:
+def _assign(recipe: Recipe, key: str, text: str) -> Recipe:
     part, _, rest = key.partition(".")
     if part == "adapter":
         index, field = _adapter_index(recipe, key, rest)
@@ -36,7 +43,7 @@ def _assign(recipe: Any, key: str, text: str) -> Any:
     return replace(recipe, **{part: _changed(getattr(recipe, part), key, rest, text)})
 
 
-def _adapter_index(recipe: Any, key: str, rest: str) -> tuple[int, str]:
+def _adapter_index(recipe: Recipe, key: str, rest: str) -> tuple[int, str]:
     """("0.rank" or "rank") -> (0, "rank"); the number may be left out where there is one adapter."""
     first, dot, field = rest.partition(".")
     count = len(recipe.adapters)
@@ -49,7 +56,7 @@ def _adapter_index(recipe: Any, key: str, rest: str) -> tuple[int, str]:
     return (int(first), field) if dot else (0, rest)
 
 
-def _changed(config: Any, key: str, field: str, text: str) -> Any:
+def _changed(config: T, key: str, field: str, text: str) -> T:
     names = [f.name for f in fields(config)]
     if field not in names:
         raise unknown(f"setting of {type(config).__name__}", field, names)

@@ -71,8 +71,8 @@ def train(
     wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights}
     chosen = chosen_recipe(recipe, set_, wanted)
     images = open_splits(
-        data, task=task and known_task(task), seed=seed, val_share=val_share, skip_unreadable=skip_unreadable,
-        download=download, test=False,
+        data, task=None if task is None else known_task(task), seed=seed, val_share=val_share,
+        skip_unreadable=skip_unreadable, download=download, test=False,
     )  # fmt: skip
     _tell_skipped([*images.train.skipped, *images.val.skipped])
     classes, answers = list(images.train.classes), images.train.task

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from paretune.core.attention import log_size
 from paretune.core.layers import layers
-from paretune.core.method import Shape
+from paretune.core.method import Foreign, Shape
 from paretune.core.reduction import widened
 from paretune.core.tokens import Tokens
 from paretune.errors import UsageError
@@ -42,14 +42,14 @@ class BlockView:
     """
 
     pre1: Callable[[Tensor], Tensor]
-    attn: nn.Module
+    attn: Foreign
     post1: Callable[[Tensor], Tensor]
     pre2: Callable[[Tensor], Tensor]
     mlp: nn.Module
     post2: Callable[[Tensor], Tensor]
 
 
-def check(model: nn.Module) -> None:
+def check(model: Foreign) -> None:
     """Raise UsageError, by name, if the trunk cannot run this model as timm does."""
     if type(model) not in MODELS:
         raise UsageError(
@@ -71,7 +71,7 @@ def check(model: nn.Module) -> None:
         raise UsageError(f"the backbone pools by '{model.global_pool}'; supported: {', '.join(POOLS)}")
 
 
-def check_reducible(model: nn.Module) -> None:
+def check_reducible(model: Foreign) -> None:
     """Raise UsageError if tokens may not leave this model."""
     drop = getattr(model, "patch_drop", None)
     if drop is not None and not isinstance(drop, nn.Identity):
@@ -81,12 +81,12 @@ def check_reducible(model: nn.Module) -> None:
         )
 
 
-def checkpointing(model: nn.Module) -> bool:
+def checkpointing(model: Foreign) -> bool:
     """Whether timm's gradient checkpointing is switched on."""
     return model.grad_checkpointing
 
 
-def embed(model: nn.Module, images: Tensor) -> Tokens:
+def embed(model: Foreign, images: Tensor) -> Tokens:
     """Images (B, 3, H, W) -> tokens at the door of block 0. Raises UsageError for a size that is not allowed."""
     if images.dim() != 4:
         raise UsageError(
@@ -129,7 +129,7 @@ def _canonical(rope: Tensor, mixed: bool) -> Tensor:
     return (rope if rope.dim() == 4 else rope[None, None]).permute(0, 2, 1, 3)[:, :, None]
 
 
-def read(block: nn.Module) -> BlockView:
+def read(block: Foreign) -> BlockView:
     """The view of a block as it is now."""
     if isinstance(block, (ResPostBlock, EvaBlockPostNorm)):
         return BlockView(
@@ -155,7 +155,7 @@ def _scaled(gamma: Tensor | None, y: Tensor) -> Tensor:
     return y if gamma is None else gamma * y
 
 
-def qkv(attn: nn.Module, h: Tensor, tokens: Tokens, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def qkv(attn: Foreign, h: Tensor, tokens: Tokens, block: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Queries, keys, values (B, H, N, d) and the keys before rotation, from the block input h (B, N, D)."""
     if attn_qkv := getattr(attn, "qkv", None):
         q, k, v = _fused(attn, attn_qkv, h).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -173,7 +173,7 @@ def qkv(attn: nn.Module, h: Tensor, tokens: Tokens, block: int) -> tuple[Tensor,
     return q, k, v, plain
 
 
-def _fused(attn: nn.Module, linear: nn.Module, h: Tensor) -> Tensor:
+def _fused(attn: Foreign, linear: Foreign, h: Tensor) -> Tensor:
     """The fused projection. EVA keeps its bias outside of the Linear; only a bare Linear may be opened to add it there,
     which is what timm does bit for bit; anything that wraps it is called."""
     if getattr(attn, "q_bias", None) is None:
@@ -189,7 +189,7 @@ def _rotate(t: Tensor, table: Tensor, prefix: int, half: bool) -> Tensor:
     return torch.cat([t[:, :, :prefix], rotated], dim=2)
 
 
-def out(attn: nn.Module, y: Tensor, h: Tensor) -> Tensor:
+def out(attn: Foreign, y: Tensor, h: Tensor) -> Tensor:
     """What follows the attention itself: y (B, H, N, d) -> (B, N, D), gated by the block input h where timm does so."""
     y = attn.norm(y.transpose(1, 2).flatten(2))
     if (gate := getattr(attn, "gate", None)) is not None:  # timm before 1.0.28 has none
@@ -197,17 +197,17 @@ def out(attn: nn.Module, y: Tensor, h: Tensor) -> Tensor:
     return attn.proj_drop(attn.proj(y))
 
 
-def attention_dropout(attn: nn.Module) -> float:
+def attention_dropout(attn: Foreign) -> float:
     """The dropout probability of the attention map now."""
     return attn.attn_drop.p if attn.training else 0.0
 
 
-def final_norm(model: nn.Module, x: Tensor) -> Tensor:
+def final_norm(model: Foreign, x: Tensor) -> Tensor:
     """The residual stream after the last block -> features, both (B, N, D)."""
     return model.norm(x)
 
 
-def head(model: nn.Module, features: Tensor, tokens: Tokens) -> Tensor:
+def head(model: Foreign, features: Tensor, tokens: Tokens) -> Tensor:
     """Features (B, N, D) of these tokens -> logits (B, classes); pooling weighs merged tokens by their size and never
     sees a prompt."""
     features = tokens.without_prompts(features)
@@ -220,7 +220,7 @@ def head(model: nn.Module, features: Tensor, tokens: Tokens) -> Tensor:
     return model.head(model.head_drop(model.fc_norm(pooled)))
 
 
-def _pool(model: nn.Module, x: Tensor, size: Tensor) -> Tensor:
+def _pool(model: Foreign, x: Tensor, size: Tensor) -> Tensor:
     if model.global_pool == "map":
         return model.attn_pool(x, attn_mask=log_size(size).to(x.dtype))
     mean = ((widened(x) * size[..., None]).sum(1) / size.sum(1, keepdim=True)).to(x.dtype)
@@ -230,13 +230,13 @@ def _pool(model: nn.Module, x: Tensor, size: Tensor) -> Tensor:
     return x.amax(1) if model.global_pool == "max" else 0.5 * (x.amax(1) + mean)
 
 
-def classifiers(model: nn.Module) -> list[nn.Module]:
+def classifiers(model: Foreign) -> list[nn.Module]:
     """The modules that turn pooled features into logits."""
     heads = model.get_classifier()
     return list(heads) if isinstance(heads, tuple) else [heads]
 
 
-def wrap_classifiers(model: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> None:
+def wrap_classifiers(model: Foreign, wrap: Callable[[nn.Module], nn.Module]) -> None:
     """Put `wrap(head)` in the place of every head."""
     heads = {id(head) for head in classifiers(model)}
     for name, child in list(model.named_children()):
@@ -244,7 +244,7 @@ def wrap_classifiers(model: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -
             setattr(model, name, wrap(child))
 
 
-def shape(model: nn.Module) -> Shape:
+def shape(model: Foreign) -> Shape:
     """The numbers that methods are built for."""
     return Shape(
         depth=len(model.blocks),
@@ -257,7 +257,7 @@ def shape(model: nn.Module) -> Shape:
     )
 
 
-def preprocessing(model: nn.Module) -> dict:
+def preprocessing(model: Foreign) -> dict:
     """How images become tensors here: input_size (3, H, W), interpolation, mean, std, crop_pct, crop_mode."""
     # timm answers with the size of the pretrained weights, also where the model was made for another one.
     return resolve_model_data_config(model) | {"input_size": (3, *model.patch_embed.img_size)}

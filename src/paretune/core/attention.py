@@ -22,6 +22,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float 
     Without sizes no bias is formed, so every fused kernel stays available. masked: some sizes are 0, see below.
     """
     if masked:
+        assert size is not None, "a token is masked by its size, 0"
         return F.dropout(masked_attention(q, k, size), dropout).to(v.dtype) @ v
     bias = None if size is None else log_size(size).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import nn
 
 from paretune.core import anatomy
 from paretune.core.layers import Layer, layers
 from paretune.core.leaf import Leaf, Leafed
-from paretune.core.method import Branch, Kind
+from paretune.core.method import Branch, Foreign, Kind, Settings
 from paretune.errors import unknown
 
 
@@ -27,7 +28,7 @@ class Spot:
 
     block: int | None
     kind: Kind
-    layer: nn.Module
+    layer: Foreign
     parts: dict[str, tuple[int, int] | None]
     put: Callable[[Leaf], None]
 
@@ -35,7 +36,7 @@ class Spot:
 class Body:
     """The model as an adapter meets it while the model is built."""
 
-    def __init__(self, backbone: nn.Module, branches: nn.ModuleList):
+    def __init__(self, backbone: Foreign, branches: nn.ModuleList):
         self._backbone, self._branches = backbone, branches
         self.shape = anatomy.shape(backbone)
         weight = layers(backbone)[0].module.weight
@@ -74,3 +75,11 @@ class Body:
             setattr(layer.owner, layer.attribute, Leafed(getattr(layer.owner, layer.attribute), leaf.to(**self._like)))
 
         return put
+
+
+class AdapterSettings(Settings, Protocol):
+    """The settings of an adapter."""
+
+    def attach(self, body: Body) -> None:
+        """Put leaves on layers of the model, add branches, unfreeze."""
+        ...

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from paretune.core.leaf import bare
-from paretune.core.method import Kind
+from paretune.core.method import Foreign, Kind
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Layer:
     parts: dict[str, tuple[int, int] | None]
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> Foreign:
         """The layer below all leaves."""
         return bare(getattr(self.owner, self.attribute))
 
 
-def layers(model: nn.Module) -> list[Layer]:
+def layers(model: Foreign) -> list[Layer]:
     """Every affine layer that a leaf can sit on, in the order of the forward: the patch convolution, norms, linears."""
     embed = [Layer(model.patch_embed, "proj", None, "conv", {"patch": None})]
     embed += _norms(None, patch_norm=(model.patch_embed, "norm"), norm_pre=(model, "norm_pre"))
@@ -42,7 +42,7 @@ def layers(model: nn.Module) -> list[Layer]:
     return embed + blocks + _norms(None, norm=(model, "norm"), fc_norm=(model, "fc_norm"))
 
 
-def _block_layers(i: int, block: nn.Module) -> list[Layer]:
+def _block_layers(i: int, block: Foreign) -> list[Layer]:
     attn, mlp = block.attn, block.mlp
 
     def linears(owner: nn.Module, names: dict[str, str]) -> list[Layer]:
@@ -70,5 +70,5 @@ def _norms(block: int | None, **places: tuple[nn.Module, str]) -> list[Layer]:
     return [
         Layer(owner, attribute, block, "norm", {place: None})
         for place, (owner, attribute) in places.items()
-        if getattr(bare(getattr(owner, attribute, None)), "weight", None) is not None
+        if hasattr(owner, attribute) and getattr(bare(getattr(owner, attribute)), "weight", None) is not None
     ]

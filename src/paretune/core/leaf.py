@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from paretune.core.method import Method
+from paretune.core.method import Foreign, Method
 
 
 class Leaf(Method, ABC):
@@ -42,7 +42,7 @@ class Leafed(nn.Module):
         return self.leaf(self.layer, x)
 
 
-def bare(module: nn.Module) -> nn.Module:
+def bare(module: nn.Module) -> Foreign:
     """The layer below all leaves."""
     return bare(module.layer) if isinstance(module, Leafed) else module
 
@@ -80,7 +80,7 @@ def folded(module: nn.Module) -> nn.Module:
     return layer if bias is None else Biased(layer, bias)
 
 
-def _fold(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _fold(module: Foreign) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in float64 of the plain layer that computes what `module` computes."""
     if isinstance(module, Leafed):
         return copy.deepcopy(module.leaf).double().fold(*_fold(module.layer))

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -23,6 +23,8 @@ Kind = Literal["linear", "norm", "conv"]
 Part = Literal["embed", "reducer", "attention", "mlp", "branches", "head"]
 Divergence = Callable[[Tensor, Tensor], Tensor]  # logits of student and teacher (B, classes) -> scalar
 Answer = Reduction | Sequence[Reduction] | None
+Foreign = Any  # a module of timm or of HF PEFT: an nn.Module whose attributes no type tells
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ def unwatched(part: Part, block: int, tokens: Tokens, look: Look | None = None) 
     """Nobody watches."""
 
 
+def known(kind: type[M], module: nn.Module) -> M:
+    """`module`, which is of this kind: nn.ModuleList and nn.ModuleDict do not say what they hold."""
+    assert isinstance(module, kind)
+    return module
+
+
 class Method(nn.Module):
     """What a branch, a leaf or a reducer may add to a training.
 
@@ -204,3 +212,21 @@ class Reducer(Method, ABC):
     @abstractmethod
     def forward(self, block: int, look: Look, tokens: Tokens) -> Answer:
         """What happens to the patches between attention and MLP of this block."""
+
+
+class Settings(Protocol):
+    """The settings of a method: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def problems(self, shape: Shape) -> list[str]:
+        """What is wrong with these settings on a backbone of this shape."""
+        ...
+
+
+class ReducerSettings(Settings, Protocol):
+    """The settings of a token reducer."""
+
+    def build(self, shape: Shape) -> Reducer:
+        """The reducer for a backbone of this shape."""
+        ...

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from paretune.core import anatomy
 from paretune.core.attention import Look, attend
-from paretune.core.method import Method, Reducer, Run, Site, Watch, unwatched
+from paretune.core.method import Branch, Foreign, Method, Reducer, Run, Site, Watch, known, unwatched
 from paretune.core.tokens import Tokens
 
 
@@ -25,14 +25,14 @@ class Adapted(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Foreign,
         reducer: Reducer | None,
         classes: list[str] | None,
-        spec: Any,
+        spec: Any,  # a plan.Spec: of a room above this one
         task: str = "multiclass",
     ):
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Foreign = backbone
         self.branches = nn.ModuleList()
         self.reducer = reducer
         self.classes = classes
@@ -93,7 +93,7 @@ class Adapted(nn.Module):
     def ask(self, at: Site, tokens: Tokens, watch: Watch) -> Tokens:
         """Let the branches speak that have something to say at this moment."""
         for branch in self.branches:
-            if at.place in branch.places:
+            if at.place in known(Branch, branch).places:
                 tokens = branch(at, tokens)
         watch("branches", at.block, tokens)
         return tokens
@@ -102,7 +102,7 @@ class Adapted(nn.Module):
         """The MLP of block i, for some of the patches where a branch says so."""
         mlp = block.mlp
         for branch in self.branches:
-            if (reduction := branch.around(i, tokens)) is not None:
+            if (reduction := known(Branch, branch).around(i, tokens)) is not None:
                 mlp = tokens.around(reduction, mlp)
         return mlp
 

@@ -61,7 +61,7 @@ def shapes(modules: dict[str, Packed]) -> dict[str, Tensor]:
     """What `pack_all` would answer, without numbers: tensors on the meta device. Nothing is packed to learn it."""
     if not modules:
         return {}
-    codes, scales = map(sum, zip(*(lengths(module.layout()) for module in modules.values()), strict=True))
+    codes, scales = (sum(n) for n in zip(*(lengths(module.layout()) for module in modules.values()), strict=True))
     return {
         CODES: torch.empty(codes, dtype=torch.uint8, device="meta"),
         SCALES: torch.empty(scales, dtype=torch.float32, device="meta"),

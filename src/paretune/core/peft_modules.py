@@ -11,6 +11,7 @@ import math
 import torch
 from torch import nn
 
+from paretune.core.method import Foreign
 from paretune.errors import UsageError
 
 KINDS = ("BaseTunerLayer", "AuxiliaryTrainingWrapper")
@@ -21,7 +22,7 @@ def is_peft_module(module: nn.Module) -> bool:
     return any(c.__module__.startswith("peft.") and c.__name__ in KINDS for c in type(module).__mro__)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Foreign) -> Foreign:
     """The timm model inside of a PeftModel; any other model as it is."""
     return model.get_base_model() if type(model).__module__.startswith("peft.") else model
 
@@ -67,7 +68,7 @@ def inject(model: nn.Module, described: dict) -> None:
         raise UsageError(f"HF PEFT cannot put {kind.__name__} on this backbone: {said}") from error
 
 
-def fold_all(root: nn.Module) -> None:
+def fold_all(root: Foreign) -> None:
     """Replace every HF PEFT module below `root` by the plain layer that computes the same in evaluation, in place.
 
     Raises UsageError where what peft merges computes something else (its OFT on a convolution).
@@ -82,7 +83,7 @@ def fold_all(root: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _folded(tuner: nn.Module, name: str) -> nn.Module:
+def _folded(tuner: Foreign, name: str) -> nn.Module:
     probe = _probe(tuner.get_base_layer())
     before = None if probe is None else tuner(probe)
     tuner.merge()
@@ -96,7 +97,7 @@ def _folded(tuner: nn.Module, name: str) -> nn.Module:
     return layer
 
 
-def _probe(layer: nn.Module) -> torch.Tensor | None:
+def _probe(layer: Foreign) -> torch.Tensor | None:
     """Something to try a layer on; None where it cannot be tried."""
     weight = layer.weight
     if not weight.is_floating_point() or weight.is_meta or not isinstance(layer, (nn.Linear, nn.Conv2d)):

@@ -39,7 +39,7 @@ class ImageArrays:
         target = int(target) if self.task == "multiclass" else target.astype(np.float32)
         return (self.transform(picture) if self.transform else picture), target
 
-    def through(self, transform: Callable[[Image.Image], object]) -> ImageArrays:
+    def through(self, transform: Callable[[Image.Image], object] | None) -> ImageArrays:
         """The same images, seen through `transform`."""
         return replace(self, transform=transform)
 

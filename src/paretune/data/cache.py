@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import Compose
 
 from paretune.data.arrays import ImageArrays
+from paretune.data.samples import ImageSet, Samples, for_torch
 
 
 def is_still(draw: Callable[[], Any]) -> bool:
@@ -25,11 +26,12 @@ def is_still(draw: Callable[[], Any]) -> bool:
 def _generators() -> tuple:
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)]
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - whether others use the old generator is the question
-    return random.getstate(), (name, keys.tobytes(), *rest), states
+    old = np.random.get_state()  # noqa: NPY002 - whether others use the old generator is the question
+    assert isinstance(old, tuple)
+    return random.getstate(), (old[0], old[1].tobytes(), *old[2:]), states
 
 
-def decoded(dataset: Any, budget: int, workers: int = 0) -> Any:
+def decoded(dataset: Samples, budget: int, workers: int = 0) -> Samples:
     """The same data set with its pictures decoded and resized in memory, or as it is where that cannot be.
 
     The steps of its transform before the first random one and before tensors are taken once for every picture, the
@@ -37,7 +39,7 @@ def decoded(dataset: Any, budget: int, workers: int = 0) -> Any:
     and all of them in at most `budget` bytes.
     """
     steps = _steps(getattr(dataset, "transform", None))
-    if isinstance(dataset, ImageArrays) or not steps:
+    if isinstance(dataset, ImageArrays) or not steps or not _shows_pictures(dataset):
         return dataset
     picture, once = dataset.through(None)[0][0], 0
     while once < len(steps) and isinstance(after := _still(steps[once], picture), Image.Image):
@@ -45,7 +47,7 @@ def decoded(dataset: Any, budget: int, workers: int = 0) -> Any:
     if not once or len(dataset) * picture.width * picture.height * 3 > budget:
         return dataset
     pictures = DataLoader(
-        dataset.through(Compose([*steps[:once], np.asarray])),
+        for_torch(dataset.through(Compose([*steps[:once], np.asarray]))),
         batch_size=None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator(),
     )  # fmt: skip
     images = np.empty((len(dataset), picture.height, picture.width, 3), np.uint8)
@@ -58,17 +60,21 @@ def decoded(dataset: Any, budget: int, workers: int = 0) -> Any:
     return ImageArrays(images, targets, dataset.classes, rest, "decoded", dataset.task)
 
 
-def _still(step: Callable, picture: Image.Image) -> Any:
+def _shows_pictures(dataset: Samples) -> TypeGuard[ImageSet]:
+    return hasattr(dataset, "through")
+
+
+def _still(step: Callable, picture: Image.Image) -> object:
     """The picture after a step, None if the step is random."""
     taken = []
     return taken[0] if is_still(lambda: taken.append(step(picture))) else None
 
 
-def _as_it_is(item: tuple) -> tuple:
+def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _steps(transform: Any) -> list[Callable]:
+def _steps(transform: object) -> list[Callable]:
     """The steps of a transform that is nothing but steps, [] for any other."""
     if not isinstance(transform, Compose):
         return []

@@ -7,6 +7,7 @@ import json
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -19,7 +20,10 @@ from paretune.errors import UsageError, plain, unknown
 from paretune.files import whole
 
 TARGETS = ("shards", "folder")
-FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
+FORMATS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG"},
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
 SPLITS = ("train", "val", "test", "all")
 _JPEG_SIDE = 65_500  # pixels: what a JPEG file holds
 _COPIED = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")  # what others become PNG: the same pixels, and every reader knows it
@@ -72,7 +76,7 @@ def convert(
 def _check(data: str | Path, dest: Path, to: str, shard_size: int, looks: Looks) -> None:
     if to not in TARGETS:
         raise unknown("form to write", to, list(TARGETS))
-    if looks.format not in (None, *FORMATS):
+    if looks.format is not None and looks.format not in FORMATS:
         raise unknown("image format", looks.format, list(FORMATS))
     if shard_size < 1 or (looks.size is not None and looks.size < 1):
         raise UsageError(f"shard_size={shard_size} and size={looks.size} must be at least 1")
@@ -154,7 +158,8 @@ def _shrunk(image: Image.Image, size: int | None) -> Image.Image:
     if size is None or min(image.size) <= size:
         return image
     scale = size / min(image.size)
-    return image.resize(tuple(max(size, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def _written(image: Image.Image, format: str) -> tuple[bytes, str]:

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -21,9 +22,10 @@ from paretune.errors import SHOWN, UsageError, plain, refuse
 
 READ = Budget(1 << 28)  # bytes of image files, over all threads that check
 _LOG = logging.getLogger(__name__)
+K = TypeVar("K", bound=Hashable)
 
 
-class Source(ABC):
+class Source(ABC, Generic[K]):
     """Where encoded pictures lie. A key names one of them; what a key is, the source alone knows."""
 
     @property
@@ -32,14 +34,14 @@ class Source(ABC):
         """The place, for records and errors: an absolute path, or what was asked for."""
 
     @abstractmethod
-    def name(self, key: Hashable) -> str:
+    def name(self, key: K) -> str:
         """What the picture is called at that place, with forward slashes; no two have the same name."""
 
     @abstractmethod
-    def size(self, key: Hashable) -> int:
+    def size(self, key: K) -> int:
         """How many bytes `encoded` has, found without reading them if that can be."""
 
-    def stamp(self, key: Hashable) -> list[int] | None:
+    def stamp(self, key: K) -> list[int] | None:
         """What changes when the picture does, found without reading it: bytes, then times in ns; None: no such thing.
 
         Raises UnreadableImage if the picture is gone.
@@ -47,12 +49,12 @@ class Source(ABC):
         return None
 
     @abstractmethod
-    def encoded(self, key: Hashable) -> bytes:
+    def encoded(self, key: K) -> bytes:
         """The content of the image file. Raises UnreadableImage if it is gone."""
 
 
 @dataclass(frozen=True, eq=False)
-class Numbered(Source):
+class Numbered(Source[int]):
     """One split of a data set whose pictures have no names: a key is a row, and the name is made of it."""
 
     place: str
@@ -86,7 +88,7 @@ class Images:
     Raises UsageError for classes whose names are empty, or no text that can be written.
     """
 
-    source: Source
+    source: Source[Any]
     keys: Sequence[Hashable]
     targets: np.ndarray
     classes: tuple[str, ...]
@@ -136,7 +138,7 @@ class Images:
         """The picture's place and name, for errors."""
         return f"{self.source.where}/{self.name(index)}"
 
-    def through(self, transform: Callable[[Image.Image], object]) -> Images:
+    def through(self, transform: Callable[[Image.Image], object] | None) -> Images:
         """The same images, seen through `transform`."""
         return replace(self, transform=transform)
 
@@ -162,7 +164,7 @@ class Images:
         found = examined(self, decode=False)
         if bad := next((one for one in found if isinstance(one, UnreadableImage)), None):
             raise bad
-        return digest(self, found)
+        return digest(self, [one for one in found if not isinstance(one, UnreadableImage)])
 
     def lossy(self) -> str:
         """Whether the image files keep less than the pixels they were made of: "lossy", "lossless" or "mixed"."""
@@ -262,7 +264,7 @@ def labelled_by(images: Images, classes: Sequence[str]) -> Images:
     return replace(images, classes=tuple(classes), targets=targets)
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Iterable[str]) -> str:
     """The first names, up to ten and not much longer than a message may be, and how many more there are."""
     names, shown = list(names), []
     for name in names[:10]:

@@ -8,6 +8,7 @@ from functools import cache
 from io import BytesIO
 
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from paretune.data.images import inspect
 
@@ -41,7 +42,8 @@ def encoding(name: str, data: bytes) -> Encoding:
     """Read the header of the image file `data`. Raises UnreadableImage, which says `name`."""
 
     def look(image: Image.Image) -> Encoding:
-        quality = jpeg_quality(image.quantization) if image.format in ("JPEG", "MPO") else None
+        assert image.format is not None, "it comes from a file"
+        quality = jpeg_quality(image.quantization) if isinstance(image, JpegImageFile) else None
         kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG file with further pictures behind it
         return Encoding(kind, _lossy(kind, image, data), quality, image.size)
 
@@ -68,7 +70,9 @@ def _table(quality: int) -> list[int]:
     """What libjpeg writes at this quality."""
     file = BytesIO()
     Image.new("L", (8, 8)).save(file, "JPEG", quality=quality)
-    return Image.open(file).quantization[0]
+    image = Image.open(file)
+    assert isinstance(image, JpegImageFile)
+    return image.quantization[0]
 
 
 def _lossy(kind: str, image: Image.Image, data: bytes) -> bool:

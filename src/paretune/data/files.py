@@ -18,7 +18,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Files(Source):
+class Files(Source[str]):
     """Pictures as files below `root`; a key is the path from there, with forward slashes."""
 
     root: Path

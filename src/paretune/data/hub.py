@@ -94,7 +94,7 @@ def _read(place: str, table: datasets.Dataset, split: str, skip_unreadable: bool
     column, task = _answer_column(place, table, image)
     answers = table.select_columns([column])[:][column]
     classes, targets = _targets(place, table.features[column], column, task, answers)
-    encoded = table.select_columns([image]).cast_column(image, _library().Image(decode=False))
+    encoded: Any = table.select_columns([image]).cast_column(image, _library().Image(decode=False))
     source = Rows(f"hf:{place}", split, encoded)
     return readable(Images(source, range(len(table)), targets, classes, task, split), skip_unreadable)
 

@@ -67,7 +67,7 @@ def open_splits(
     parts = parts_of(place, task, skip_unreadable, download)
     if "train" not in parts and "all" not in parts:
         raise UsageError(f"{plain(place)}: there is no train folder or split, only {', '.join(parts)}")
-    whole = _of_task(parts.get("train", parts.get("all"))(), task)
+    whole = _of_task((parts.get("train") or parts["all"])(), task)
     if whole.task == "multiclass" and len(whole.classes) < 2:
         raise UsageError(
             f"{plain(place)} holds one class only, '{plain(whole.classes[0])}': at least two are needed to train on"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def _only_kind(folder: Path, what: str, values: Sequence, kinds: set[type]) -> t
     return found.pop()
 
 
-def annotated(notes: Sequence[Annotation], task: Task, classes: tuple[str, ...]) -> np.ndarray:
+def annotated(notes: Sequence[Any], task: Task, classes: tuple[str, ...]) -> np.ndarray:
     """Targets, as a data set has them, of these annotations. Raises UsageError for names that are no class."""
     place = {name: i for i, name in enumerate(classes)}
     if task == "multiclass":
@@ -87,7 +88,7 @@ def _said(file: Path, task: Task) -> tuple[Task, tuple[str, ...]]:
     return said, classes
 
 
-def _found(folder: Path, kind: type, notes: Sequence[Annotation]) -> tuple[str, ...]:
+def _found(folder: Path, kind: type, notes: Sequence[Any]) -> tuple[str, ...]:
     """The classes that the annotations name: numbers are all classes from 0 to the highest one, names are sorted."""
     if kind is dict:
         return tuple(notes[0])

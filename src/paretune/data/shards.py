@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paretune.data.dataset import Images, Source, readable, some
 from paretune.data.files import is_image
@@ -51,7 +51,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shards(Source):
+class Shards(Source[Member]):
     """Pictures in the tar files of `folder`; a key is a Member."""
 
     folder: Path
@@ -218,9 +218,10 @@ def _sample(path: Path, tar: tarfile.TarFile, key: str, files: dict) -> tuple[Me
         raise UsageError(f"shard {plain(path)}: {plain(key)} has {what}; expected one image, and .cls or .json")
     if files[notes[0]].size > LABEL_BYTES:
         raise UsageError(f"shard {plain(path)}: the label of {plain(key)} has more than {LABEL_BYTES:,} bytes")
-    text = tar.extractfile(files[notes[0]]).read()
+    note = tar.extractfile(files[notes[0]])
+    assert note is not None, "it is a file"
     member = Member(path.name, images[0].name, images[0].offset_data, images[0].size)
-    return member, _annotation(f"{path}/{key}.{notes[0]}", notes[0], text)
+    return member, _annotation(f"{path}/{key}.{notes[0]}", notes[0], note.read())
 
 
 def _annotation(name: str, ending: str, data: bytes) -> Annotation:
@@ -233,7 +234,7 @@ def _annotation(name: str, ending: str, data: bytes) -> Annotation:
         if not text or (text.isdecimal() and len(text) > 18):
             raise UsageError(f"{plain(name)}: expected the number or the name of a class, found {quoted(text)}")
         return int(text) if text.isdecimal() else text
-    content = parsed(name, text)
+    content: Any = parsed(name, text)
     word = next((word for word in _KINDS if word in content), None) if isinstance(content, dict) else None
     if word is None or (word == "targets" and not content[word]):
         raise UsageError(

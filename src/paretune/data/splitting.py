@@ -48,7 +48,8 @@ def split_off(whole: Images, val_share: float, seed: int) -> tuple[Images, Image
         "train": [i for i in range(len(whole)) if i not in val],
         "val": [i for i in range(len(whole)) if i in val],
     }
-    return tuple(replace(whole.part(rows, name), split_rule=rule) for name, rows in parts.items())
+    train, held_out = (replace(whole.part(rows, name), split_rule=rule) for name, rows in parts.items())
+    return train, held_out
 
 
 def few(images: Images, shots: int, seed: int) -> Images:

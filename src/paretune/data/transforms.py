@@ -7,6 +7,7 @@ crop_pct, crop_mode.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.data import create_transform
 from torchvision.transforms import Compose, RandomHorizontalFlip
@@ -25,10 +26,10 @@ def training(preprocessing: dict, augment: str = "none") -> Callable:
     """
     config = {k: v for k, v in preprocessing.items() if k in ("input_size", "mean", "std", "interpolation")}
     if augment == "crop":
-        return create_transform(**config, is_training=True, color_jitter=None)
+        return _made(**config, is_training=True, color_jitter=None)
     if augment not in AUGMENTATIONS:
         raise unknown("augment", augment, list(AUGMENTATIONS))
-    squash = create_transform(**config, is_training=True, no_aug=True)
+    squash = _made(**config, is_training=True, no_aug=True)
     return Compose([squash, RandomHorizontalFlip()]) if augment == "flip" else squash
 
 
@@ -43,4 +44,11 @@ def framing(preprocessing: dict, augment: str) -> dict:
 
 def evaluation(preprocessing: dict) -> Callable:
     """timm's evaluation transform: resize by `crop_pct`, crop by `crop_mode`, no randomness."""
-    return create_transform(**preprocessing, is_training=False)
+    return _made(**preprocessing, is_training=False)
+
+
+def _made(**options: Any) -> Callable:
+    """timm's transform; it comes in pieces only if these are asked for."""
+    made = create_transform(**options)
+    assert not isinstance(made, tuple)
+    return made

@@ -64,7 +64,7 @@ def split_rows(
     return order[:train], order[train : train + test]
 
 
-def place_scans(rng: torch.Generator, scans: NDArray[np.float32]) -> NDArray[np.uint8]:
+def place_scans(rng: torch.Generator, scans: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Draw each (8, 8) scan into clutter of its own; returns (N, 32, 32, 3)."""
     count = len(scans)
     ink = _place_ink(rng, torch.from_numpy(scans)).unsqueeze(1)

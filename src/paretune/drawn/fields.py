@@ -30,7 +30,8 @@ class Land:
 
     def __init__(self, rng: torch.Generator, count: int) -> None:
         self.rng, self.count = rng, count
-        u, v = turned(*(p - SIZE / 2 for p in pixels(FINE)), uniform(rng, 0, math.pi, count))
+        x, y = (p - SIZE / 2 for p in pixels(FINE))
+        u, v = turned(x, y, uniform(rng, 0, math.pi, count))
         self.along, self.across = u, v
         self.u, self.v = u + uniform(rng, 0, 200, count, 1, 1), v + uniform(rng, 0, 200, count, 1, 1)
 

@@ -42,9 +42,9 @@ def offline_parts(name: str, seed: int = 0, *, verify: bool = True) -> dict[str,
         raise unknown("offline task", name, list(OFFLINE))
     task = OFFLINE[name]
     train, val, test = store.kept(name, seed, lambda: task.draw((800, 200, task.test), seed))
-    both = tuple(np.concatenate(arrays) for arrays in zip(train, val, strict=True))
-    sets = {"train800": train, "val200": val, "train800val200": both, "test": test}
-    parts = {part: ImageArrays(*arrays, task.classes, name=f"{name}, {part}") for part, arrays in sets.items()}
+    images, targets = (np.concatenate(arrays) for arrays in zip(train, val, strict=True))
+    sets = {"train800": train, "val200": val, "train800val200": (images, targets), "test": test}
+    parts = {part: ImageArrays(*one, classes=task.classes, name=f"{name}, {part}") for part, one in sets.items()}
     if verify and seed == store.SEED:
         store.check(name, parts)
     return parts

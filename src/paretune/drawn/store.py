@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,9 @@ def _write(file: Path, sets: list[Drawn]) -> None:
     """Write under a name of this process's own first, so that nobody ever reads half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-    arrays = {f"{kind}{i}": array for i, one in enumerate(sets) for kind, array in zip(_KINDS, one, strict=True)}
+    arrays: dict[str, Any] = {
+        f"{kind}{i}": array for i, one in enumerate(sets) for kind, array in zip(_KINDS, one, strict=True)
+    }
     try:
         np.savez_compressed(new, digest=np.array(_digest(sets)), **arrays)
         os.replace(new, file)

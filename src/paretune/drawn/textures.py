@@ -150,7 +150,8 @@ def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
         rows = labels == label
         value[rows] = material(rng, u[rows], v[rows])
     image = mixed(*colour_pairs(rng, count, 0.2, 0.7), averaged(value, FINE))
-    light = turned(*(p / 16 - 1 for p in pixels()), uniform(rng, 0, 2 * math.pi, count))[0]
+    x, y = (p / 16 - 1 for p in pixels())
+    light = turned(x, y, uniform(rng, 0, 2 * math.pi, count))[0]
     return finish(rng, image * (1 + 0.3 * light.unsqueeze(1)), noise=0.1)
 
 

@@ -85,6 +85,7 @@ def means(scores: Scores, groups: Mapping[str, str]) -> Means:
 def difference(one: Scores, other: Scores, groups: Mapping[str, str]) -> Difference:
     """`one` less `other`, which have the same tasks and each the same seeds in every task."""
     common = [seed for seed in next(iter(one.values())) if seed in next(iter(other.values()))]
+    apart: dict[str, dict[int | None, float]]
     if common:
         apart = {task: {seed: one[task][seed] - other[task][seed] for seed in common} for task in one}
     else:

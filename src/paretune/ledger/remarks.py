@@ -28,7 +28,7 @@ def _left_out(entries: Sequence[Entry], whole: Sequence[Entry]) -> Iterator[str]
         yield f"{task} is left out of all means: {', '.join(lacking)} {_has(lacking)} no result there"
     for entry, used in zip(entries, whole, strict=True):
         counted = next(iter(used.scores.values()))
-        for seed in sorted({seed for task in kept for seed in entry.scores[task]} - counted.keys()):
+        for seed in sorted({seed for task in kept for seed in entry.scores[task] if seed is not None} - counted.keys()):
             missing = [task for task in kept if seed not in entry.scores[task]]
             yield f"seed {seed} of {entry.name} is left out: it has no result on {', '.join(missing)}"
 
@@ -54,7 +54,8 @@ def _seeds(whole: Sequence[Entry], baseline: str) -> Iterator[str]:
         if not common:
             yield f"{entry.name} less {baseline} is a difference of means: they have no seed in common to pair"
         elif len(common) < max(len(seeds(entry)), len(seeds(base)), 1):
-            yield f"{entry.name} less {baseline} is over the seeds that both have: {_listed(sorted(common))}"
+            stated = sorted(seed for seed in common if seed is not None)
+            yield f"{entry.name} less {baseline} is over the seeds that both have: {_listed(stated)}"
 
 
 def _who(names: Sequence[str], everyone: Collection[object]) -> str:

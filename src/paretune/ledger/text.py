@@ -24,7 +24,7 @@ def overview(found: Comparison) -> Table:
     header += ["flat mean ± CI", "group mean ± CI"]
     if len(found.rows) > 1:
         header += [f"flat less {found.baseline}", f"group less {found.baseline}", "better/equal/worse"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in found.rows:
         macs = NONE if row.entry.macs is None else unit.write(row.entry.macs)
         cells = [_name(row), _count(row.entry.trained), macs, _count(row.entry.tokens)]
@@ -59,7 +59,7 @@ def _apart(row: Compared) -> list[str]:
 
 def by_task(found: Comparison) -> Table:
     """A row per task, a column per recipe."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (task, group, *(_percent(row.means.tasks[task]) for row in found.rows)) for task, group in found.groups.items()
     ]
     return ("task", "group", *map(_name, found.rows)), rows

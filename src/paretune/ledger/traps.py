@@ -55,8 +55,8 @@ def _normalisation(entries: Sequence[Entry]) -> str:
 
 def _statistics(entry: Entry, path: str) -> str:
     """ "mean 0.5 0.5 0.5, std 0.5 0.5 0.5", or nothing where that is not stated."""
-    values = {name: entry.terms.get(f"{path}.{name}") for name in ("mean", "std")}
-    if None in values.values():
+    values = {name: said for name in ("mean", "std") if (said := entry.terms.get(f"{path}.{name}")) is not None}
+    if len(values) < 2:
         return ""
     return ", ".join(
         f"{name} {' or '.join(' '.join(f'{x:g}' for x in json.loads(value)) for value in sorted(found))}"
@@ -66,14 +66,18 @@ def _statistics(entry: Entry, path: str) -> str:
 
 def _average(entries: Sequence[Entry]) -> str:
     printed = [entry for entry in entries if entry.printed is not None]
-    kinds = {entry.printed[1] for entry in printed} - {EITHER}
+    kinds = {_kind(entry) for entry in printed} - {EITHER}
     if not printed or (len(kinds) == 1 and len(printed) == len(entries)):
         return ""
     found = []
-    for kind, some in _by(printed, lambda entry: entry.printed[1]).items():
-        numbers = _names(f"{entry.name} ({entry.printed[0]})" for entry in some)
+    for kind, some in _by(printed, _kind).items():
+        numbers = _names(f"{entry.name} ({entry.printed[0]})" for entry in some if entry.printed is not None)
         found.append(f"{KINDS.get(kind, f'the {kind}')} is printed for {numbers}")
     return _told("average", found, "; here both means are computed from the accuracies of the tasks")
+
+
+def _kind(entry: Entry) -> str:
+    return "" if entry.printed is None else entry.printed[1]
 
 
 def _selection(entries: Sequence[Entry]) -> str:

@@ -10,6 +10,8 @@ import torch
 
 from paretune.catalogue import Recipe
 from paretune.core import anatomy
+from paretune.core.body import AdapterSettings
+from paretune.core.method import ReducerSettings
 from paretune.core.model import Adapted
 from paretune.errors import UsageError, quoted
 from paretune.formats import MOST_SIDE
@@ -47,7 +49,9 @@ def growth(name: str, recipe: Recipe, sizes: Sequence[int], classes: int | None 
     return [_at(name, recipe, size, classes) for size in sorted(set(sizes))]
 
 
-def weightless(name: str, adapters: Sequence[Any], reducer: Any, classes: int | None, **options: Any) -> Adapted:
+def weightless(
+    name: str, adapters: Sequence[AdapterSettings], reducer: ReducerSettings | None, classes: int | None, **options: Any
+) -> Adapted:
     """`adapt` on the meta device: shapes without numbers, in a fraction of a second for any size."""
     with torch.device("meta"):
         return adapt(name, adapters, reducer, classes, **options)

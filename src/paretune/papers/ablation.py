@@ -42,7 +42,9 @@ def ablation(
     classes = None if images is None else list(images.train.classes)
     costs = {key: cost(adapt(model, row.methods.adapters, row.methods.reducer, classes)) for key, row in by_key.items()}
     found: dict[str, list[Trial]] = {}
-    for i, (key, row) in enumerate(by_key.items() if images is not None else ()):
+    for i, (key, row) in enumerate(by_key.items()):
+        if images is None:
+            break
         tell(f"training {row.table}, {row.row} ({i + 1} of {len(by_key)})")
         setting = Setting(row.name, model, row.methods, schedule)
         found[key] = [trial(setting, images, seed, out, device) for seed in seeds]
@@ -63,18 +65,22 @@ def _read(data: str | Path) -> Split:
 
 
 def _table(name: str, rows: list[Variant], costs: dict[str, Cost], found: dict[str, list[Trial]]) -> dict:
-    compared = [row for row in rows if row.accuracy is not None and row.key in found]
+    ours = {row.key: _accuracies(found[row.key]) for row in rows if row.key in found}
+    compared = [(row.accuracy, ours[row.key]) for row in rows if row.accuracy is not None and row.key in ours]
     agreement = None
     if len(compared) > 1:
-        ours = [[one.accuracy for one in found[row.key]] for row in compared]
-        result = order([row.accuracy for row in compared], ours)
+        result = order(*zip(*compared, strict=True))
         agreement = {**asdict(result), "text": str(result)}
     described = [_row(row, costs[row.key], found.get(row.key, [])) for row in rows]
     return {"title": tables()[name].title, "rows": described, "order": agreement}
 
 
+def _accuracies(found: list[Trial]) -> list[float]:
+    return [one.accuracy for one in found if one.accuracy is not None]
+
+
 def _row(row: Variant, counted: Cost, found: list[Trial]) -> dict:
-    accuracies = [one.accuracy for one in found]
+    accuracies = _accuracies(found)
     return {
         "row": row.row,
         "trained": counted.trained_without_head,

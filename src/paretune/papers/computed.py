@@ -113,9 +113,9 @@ class Workshop:
             return None
         for size in sorted({row["batch"] for row in bench["rows"]}, key=lambda size: (size != batch, -size)):
             rows = [row for row in bench["rows"] if row["batch"] == size]
-            figures = [self._measured(rows, setting, quantity) for setting in (one, other)]
-            if all(figures):
-                over = Fraction(figures[0]) / Fraction(figures[1])
+            first, second = (self._measured(rows, setting, quantity) for setting in (one, other))
+            if first and second:
+                over = Fraction(first) / Fraction(second)
                 how = ", leaves folded" if bench.get("merged") else ""
                 where = f"measured on {bench['machine']['name']}, batch {size}{how}"
                 return where, 1 / over if quantity == "throughput" else over

@@ -150,7 +150,9 @@ def _setting(row: dict, backbone: str) -> Setting:
 
 
 def _number(row: dict, column: str, about: dict, setting: Setting | None) -> Printed:
-    value, change = CELL.fullmatch(row["values"][column]).groups()
+    cell = CELL.fullmatch(row["values"][column])
+    assert cell is not None, "what we copied is a number, a change in percent, or both"
+    value, change = cell.groups()
     return Printed(
         row=row["row"],
         column=column,
@@ -186,10 +188,12 @@ def spread(printed: str) -> tuple[Decimal, Decimal]:
     value = Decimal(printed)
     if printed == "0":
         return value, value
-    half = Decimal(5).scaleb(value.as_tuple().exponent - 1)
+    half = Decimal(5).scaleb(-decimals(printed) - 1)
     return value - half, value + half
 
 
 def decimals(printed: str) -> int:
     """Digits after the point."""
-    return -Decimal(printed).as_tuple().exponent
+    exponent = Decimal(printed).as_tuple().exponent
+    assert isinstance(exponent, int), "only infinity and NaN have others"
+    return -exponent

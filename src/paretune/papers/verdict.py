@@ -19,7 +19,7 @@ from typing import Any
 from paretune.errors import UsageError
 from paretune.methods import absent
 from paretune.papers.computed import MAC_READINGS, WEIGHTS_ONLY, Workshop
-from paretune.papers.tables import MEASURED, UNITS, Printed, decimals, spread
+from paretune.papers.tables import MEASURED, UNITS, Printed, Setting, decimals, spread
 
 REPRODUCED, DIFFERS, CANNOT = "reproduced", "differs", "cannot be reproduced"
 VERDICTS = (REPRODUCED, DIFFERS, CANNOT)
@@ -59,42 +59,43 @@ def judge(
     number: Printed, heads: dict[str, tuple[int, ...]], bench: dict[str, Any] | None, workshop: Workshop
 ) -> Finding:
     """The verdict on one printed number."""
-    if number.setting is None:
+    setting = number.setting
+    if setting is None:
         return _cannot(number, number.reason)
-    if missing := absent(number.setting.adapters, number.setting.reducer):
+    if missing := absent(setting.adapters, setting.reducer):
         return _cannot(number, f"paretune has no {' and no '.join(missing)}")
     try:
         if number.quantity in MEASURED:
             return _judge_ratio(number, bench, workshop)
         if number.quantity == "parameters":
-            return _judge_count(number, workshop.parameters(number.setting, heads))
+            return _judge_count(number, workshop.parameters(setting, heads))
         if number.against is not None:
-            return _judge_change(number, workshop)
-        return _judge_count(number, _macs(number, workshop))
+            return _judge_change(number, setting, workshop)
+        return _judge_count(number, _macs(setting, workshop))
     except UsageError as error:
         return _cannot(number, str(error))
 
 
-def _macs(number: Printed, workshop: Workshop) -> Iterator[tuple[str, Fraction]]:
+def _macs(setting: Setting, workshop: Workshop) -> Iterator[tuple[str, Fraction]]:
     for reading in MAC_READINGS:
-        yield str(reading), Fraction(workshop.macs(number.setting, reading))
+        yield str(reading), Fraction(workshop.macs(setting, reading))
 
 
 def _judge_count(number: Printed, readings: Iterable[tuple[str, Fraction]]) -> Finding:
+    assert number.value is not None, "what is counted was printed"
     scaled = ((name, count / UNITS[number.unit]) for name, count in readings)
     how, ours, fits = best(number.value, scaled)
     return _found(number, f"{number.value} {number.unit}", how, ours, number.value, fits, number.unit)
 
 
-def _judge_change(number: Printed, workshop: Workshop) -> Finding:
+def _judge_change(number: Printed, setting: Setting, workshop: Workshop) -> Finding:
     """A difference of multiply-accumulates in percent, from our counts as they are or rounded as the paper rounds."""
-    readings = []
+    readings, against = [], number.against
+    if number.change is None or against is None or against.setting is None or against.value is None:
+        return _cannot(number, "what it is a change of is not there")
+    settings, digits = (setting, against.setting), decimals(against.value)
     for reading in MAC_READINGS:
-        one, other = (
-            Fraction(workshop.macs(setting, reading), UNITS[number.unit])
-            for setting in (number.setting, number.against.setting)
-        )
-        digits = decimals(number.against.value)
+        one, other = (Fraction(workshop.macs(each, reading), UNITS[number.unit]) for each in settings)
         readings.append((str(reading), 100 * (one / other - 1)))
         readings.append((f"{reading}, from rounded counts", 100 * (round(one, digits) / round(other, digits) - 1)))
     how, ours, fits = best(number.change, readings)
@@ -114,6 +115,7 @@ def best(printed: str, readings: Iterable[tuple[str, Fraction]]) -> tuple[str, F
         off = abs(value - Fraction(printed))
         if name != WEIGHTS_ONLY and (nearest is None or off < abs(nearest[1] - Fraction(printed))):
             nearest = name, value
+    assert nearest is not None, "some reading is more than weights without biases"
     return (*nearest, False)
 
 
@@ -151,14 +153,15 @@ def _sentences(*parts: str) -> str:
 
 def _judge_ratio(number: Printed, bench: dict[str, Any] | None, workshop: Workshop) -> Finding:
     """A ratio of memories or times of two rows."""
-    if number.against is None:
+    setting, against = number.setting, number.against
+    if setting is None or against is None:
         return _cannot(number, "only ratios can be compared, and those of this table are to this row")
-    if number.against.setting is None:
-        return _cannot(number, number.against.reason)
+    if against.setting is None:
+        return _cannot(number, against.reason)
     printed = printed_ratio(number)
-    readings = _ratios(number, bench, workshop)
+    readings = _ratios(number, (setting, against.setting), bench, workshop)
     if not readings:
-        lacking = f"the bench file has no {number.quantity} of this row or of {number.against.row}"
+        lacking = f"the bench file has no {number.quantity} of this row or of {against.row}"
         return _cannot(number, ON_THEIR_GPU[number.quantity] if bench is None else lacking)
     nearest = min(readings, key=lambda reading: abs(reading[1] - printed))
     how, ours = next((reading for reading in readings if within(reading[1], printed)), nearest)
@@ -166,9 +169,10 @@ def _judge_ratio(number: Printed, bench: dict[str, Any] | None, workshop: Worksh
     return _found(number, f"{shown} x", how, ours, shown, within(ours, printed), "x")
 
 
-def _ratios(number: Printed, bench: dict[str, Any] | None, workshop: Workshop) -> list[tuple[str, Fraction]]:
+def _ratios(
+    number: Printed, settings: tuple[Setting, Setting], bench: dict[str, Any] | None, workshop: Workshop
+) -> list[tuple[str, Fraction]]:
     """What this row takes over what the other one takes, reading by reading."""
-    settings = number.setting, number.against.setting
     if bench is not None and (timed := workshop.timed(bench, *settings, number.quantity, number.batch)):
         return [timed]
     if number.quantity != "training memory":
@@ -186,13 +190,15 @@ def printed_ratio(number: Printed) -> Fraction:
     """What is printed, as a ratio to the row that it is held against."""
     if number.change is not None:
         return 1 + Fraction(number.change) / 100
-    base = Fraction(number.base or 0)
-    return (base + Fraction(number.value)) / (base + Fraction(number.against.value))
+    base, other = Fraction(number.base or 0), None if number.against is None else number.against.value
+    assert number.value is not None, "a change or a value is printed"
+    assert other is not None, "a ratio is to a number"
+    return (base + Fraction(number.value)) / (base + Fraction(other))
 
 
 def contradiction(number: Printed) -> str:
     """A sentence where a printed change is not that of the two printed numbers, however these were rounded."""
-    if number.change is None or number.against is None or number.value is None:
+    if number.change is None or number.against is None or number.value is None or number.against.value is None:
         return ""
     (low, high), (from_low, from_high) = spread(number.value), spread(number.against.value)
     least, greatest = spread(number.change)

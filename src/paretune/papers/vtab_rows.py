@@ -98,7 +98,10 @@ def _named(mean: PrintedMean) -> str:
 
 
 def _entry(table: PublishedTable, mean: PrintedMean) -> Entry:
-    scores = {task: {None: share / 100} for task, share in zip(VTAB, mean.of, strict=True)}
+    assert mean.of is not None, "who asks has looked"
+    scores: dict[str, dict[int | None, float]] = {
+        task: {None: share / 100} for task, share in zip(VTAB, mean.of, strict=True)
+    }
     return Entry(
         name=_named(mean),
         recipe=_named(mean),
@@ -132,5 +135,6 @@ def _terms(protocol: str) -> Terms:
 
 def _count(table: PublishedTable, row: str, quantity: str) -> int | None:
     """A number as printed, in units of one."""
-    found = [n for n in table.numbers if (n.row, n.quantity) == (row, quantity) and n.value is not None]
-    return int(Decimal(found[0].value) * UNITS[found[0].unit]) if found else None
+    own = [n for n in table.numbers if (n.row, n.quantity) == (row, quantity)]
+    found = [Decimal(n.value) * UNITS[n.unit] for n in own if n.value is not None]
+    return int(found[0]) if found else None

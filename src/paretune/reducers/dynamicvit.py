@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretune.core.attention import Look
-from paretune.core.method import Divergence, Reducer, Run, Shape
+from paretune.core.method import Divergence, Reducer, Run, Shape, known
 from paretune.core.reduction import Mask, Merge, descending, full_precision, widened
 from paretune.core.tokens import Tokens
 
@@ -94,7 +94,8 @@ class Predictor(nn.Module):
 
     def forward(self, x: Tensor, alive: Tensor) -> Tensor:
         with full_precision(x):
-            u = self.into(x.to(self.into[0].weight.dtype))  # float32 unless the whole model was made otherwise
+            weight = known(nn.LayerNorm, self.into[0]).weight
+            u = self.into(x.to(weight.dtype))  # float32 unless the whole model was made otherwise
             alive = alive[..., None].to(u.dtype)
             local, other = u[..., : self.local], u[..., self.local :]
             whole = (alive * other).sum(1, keepdim=True) / (alive.sum(1, keepdim=True) + 1e-6)
@@ -130,8 +131,10 @@ class DynamicViTReducer(Reducer):
         if config.ratio:
             found["ratio"] = config.ratio * ratio_loss(alive_after(run.tokens), config.keep)
         if config.distill_logits:
+            assert teacher is not None, "it needs one, and says so"
             found["distill_logits"] = config.distill_logits * divergence(run.logits, teacher.logits)
         if config.distill_tokens:
+            assert teacher is not None, "it needs one, and says so"
             prefix, alive = run.tokens.prefix, alive_after(run.tokens)[-1]
             student, wanted = (widened(one.features[:, prefix:]) for one in (run, teacher))
             found["distill_tokens"] = config.distill_tokens * tokens_loss(student, wanted, alive)
@@ -162,7 +165,7 @@ def best(scores: Tensor, left: int) -> Merge:
 
 def alive_after(tokens: Tokens) -> Tensor:
     """Who is alive after every predictor: (S, B, M), with a gradient."""
-    return torch.stack([step.reduction.alive for step in tokens.trail]).cumprod(0)
+    return torch.stack([step.reduction.alive for step in tokens.trail if isinstance(step.reduction, Mask)]).cumprod(0)
 
 
 def ratio_loss(alive: Tensor, keep: float) -> Tensor:

@@ -56,16 +56,16 @@ class ToMe:
         return wrong
 
     def _misplaced(self, shape: Shape) -> list[str]:
-        blocks, several = self.blocks, isinstance(self.r, tuple)
+        blocks, entries = self.blocks, len(self.r) if isinstance(self.r, tuple) else None
         if blocks is None:
-            too_many = several and len(self.r) > shape.depth
-            return [f"ToMe r has {len(self.r)} entries, the backbone has {shape.depth} blocks"] if too_many else []
+            too_many = entries is not None and entries > shape.depth
+            return [f"ToMe r has {entries} entries, the backbone has {shape.depth} blocks"] if too_many else []
         once = len(set(blocks)) == len(blocks) and all(0 <= block < shape.depth for block in blocks)
         return [
             *([] if blocks else ["ToMe blocks=(): needs at least one block"]),
             *([] if once else [f"ToMe blocks={blocks}: the backbone has blocks 0 to {shape.depth - 1}, each once"]),
-            *([f"ToMe r has {len(self.r)} entries for {len(blocks)} blocks"]
-              if several and len(self.r) != len(blocks) else []),
+            *([f"ToMe r has {entries} entries for {len(blocks)} blocks"]
+              if entries not in (None, len(blocks)) else []),
         ]  # fmt: skip
 
     def build(self, shape: Shape) -> ToMeReducer:

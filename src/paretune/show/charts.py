@@ -123,7 +123,9 @@ def up(value: float, span: tuple[float, float]) -> float:
     return HEIGHT - BOTTOM - (value - span[0]) / (span[1] - span[0]) * (HEIGHT - TOP - BOTTOM)
 
 
-def axes(x_range: tuple[float, float], y_range: tuple[float, float], unit: str) -> tuple:
+def axes(
+    x_range: tuple[float, float], y_range: tuple[float, float], unit: str
+) -> tuple[tuple[Tick, ...], tuple[Tick, ...]]:
     """The ticks of both axes."""
     return (
         tuple(Tick(across(v, x_range), text) for v, text in round_numbers(x_range, 5)),

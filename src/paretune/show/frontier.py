@@ -11,9 +11,9 @@ def frontier(points: Sequence[tuple[float | None, float | None]]) -> list[int]:
     A point dominates another if it costs at most as much and gains at least as much, one of the two strictly; so equal
     points are on the front together or not at all. A point that lacks a value is never on it and dominates nobody.
     """
-    known = [i for i, point in enumerate(points) if None not in point]
-    front = [i for i in known if not any(_dominates(points[j], points[i]) for j in known)]
-    return sorted(front, key=lambda i: points[i])
+    known = {i: (cost, gain) for i, (cost, gain) in enumerate(points) if cost is not None and gain is not None}
+    front = [i for i, own in known.items() if not any(_dominates(other, own) for other in known.values())]
+    return sorted(front, key=lambda i: known[i])
 
 
 def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:

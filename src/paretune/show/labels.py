@@ -64,7 +64,7 @@ def placed(
             chosen[i] = label.best(np.concatenate(others) if others else np.zeros((0, 4)))
         if chosen == before:
             break
-    return [label.places[k] for label, k in zip(labels, chosen, strict=True)]
+    return [label.places[k] for label, k in zip(labels, chosen, strict=True) if k is not None]
 
 
 class _Label:

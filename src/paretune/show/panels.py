@@ -85,8 +85,8 @@ def panels(model: Adapted, paths: Sequence[str | Path], block: int | None = None
     for i, path in enumerate(paths):
         canvas = comfortable(Path(path).name, pixels[i], after.grid)
         stages = [_stage(canvas, stage, i) for stage in spread(after.stages)]
-        maps = [None if found is None else found.attention[block][i] for found in (before, after)]
-        rows.append([_first(canvas, model, after.logits[i]), *stages, *_attention(canvas, *maps)])
+        old, new = None if before is None else before.attention[block][i], after.attention[block][i]
+        rows.append([_first(canvas, model, after.logits[i]), *stages, *_attention(canvas, old, new)])
     return Panels(rows, _notes(after, before, block))
 
 

@@ -62,7 +62,7 @@ def report(
         images=by_image(maps, [Path(path).name for path in images]),
         widest=max([6, *(len(one.panels.rows[0]) for one in maps if one.panels)]),
         notes=notes(maps),
-        legend=[(as_data(swatch), words) for swatch, words in legend(())] if images else [],
+        legend=[(as_data(swatch), words) for swatch, words in legend(()) if swatch] if images else [],
     )
 
 
@@ -131,11 +131,11 @@ def by_image(maps: Sequence[Maps], names: Sequence[str]) -> list[dict]:
 
 def notes(maps: Sequence[Maps]) -> list[str]:
     """The notes on the pictures, each once, with the models that it is about unless it is about all."""
-    drawn = [one for one in maps if one.panels]
+    drawn = [(one.name, one.panels) for one in maps if one.panels]
     about: dict[str, list[str]] = {}
-    for one in drawn:
-        for note in one.panels.notes:
-            about.setdefault(note, []).append(one.name)
+    for name, panels in drawn:
+        for note in panels.notes:
+            about.setdefault(note, []).append(name)
     return [
         note[0].upper() + note[1:] + ("" if len(names) == len(drawn) else f" ({', '.join(names)})")
         for note, names in about.items()

@@ -43,7 +43,9 @@ def sheet(
 
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font."""
-    return ImageFont.load_default(size=size)
+    found = ImageFont.load_default(size=size)
+    assert isinstance(found, ImageFont.FreeTypeFont), "Pillow has one of any size"
+    return found
 
 
 def cut(text: str, width: int, size: int) -> str:

@@ -132,7 +132,7 @@ def kind_of(path: Path, content: Any) -> str:
 def read_run(folder: Path, config: dict) -> Source:
     """A folder that `paretune train` or `paretune.save` wrote; what only the model itself tells is added later."""
     record = read(folder / RECORD, formats.RECORD, "train again") if (folder / RECORD).exists() else {}
-    figures = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
+    figures: dict[str, float] = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
     scored = data = ""
     if score := next((score for score in SCORES if record.get(f"best_val_{score}") is not None), None):
         figures[score] = record[f"best_val_{score}"]

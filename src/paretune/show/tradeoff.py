@@ -36,7 +36,7 @@ def draw(found: Comparison, path: Path) -> None:
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         unit = mac_unit(row.entry.macs for row in rows)
-        spots = [(row.entry.macs / unit.size, 100 * row.means.flat.mean) for row in rows]
+        spots = [(row.entry.macs / unit.size, 100 * row.means.flat.mean) for row in rows if row.entry.macs is not None]
         colours = [COLOURS[i % len(COLOURS)] for i in range(len(rows))]
         for row, spot, colour in zip(rows, spots, colours, strict=True):
             _point(axes, row, spot, colour)

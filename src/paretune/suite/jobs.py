@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from paretune.catalogue import Recipe
+from paretune.data.samples import ImageSet
 from paretune.errors import Diverged
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
@@ -66,7 +67,7 @@ def work(job: Job) -> Trial | None:
 
 
 @lru_cache(maxsize=2)
-def _parts(name: str, root: Path | None, task: str, groups: tuple) -> dict[str, Any]:
+def _parts(name: str, root: Path | None, task: str, groups: tuple) -> Mapping[str, ImageSet]:
     return Suite(name, dict(groups), root).parts(task)
 
 

@@ -106,7 +106,8 @@ class Pair:
 
     def _score(self, lr: float) -> float | None:
         values = [value for (rate, _), value in self.candidates.items() if rate == lr]
-        return None if None in values else fmean(values)
+        known = [value for value in values if value is not None]
+        return fmean(known) if len(known) == len(values) else None
 
     def _chosen(self, lr: float) -> list[Job]:
         self.lr = lr
@@ -149,6 +150,7 @@ class Pair:
     def row(self, trial: Trial) -> dict:
         """What the ledger says of a finished seed."""
         plan, asked = self.plan, self.question(trial.seed)
+        assert self.lr is not None, "chosen before a seed was trained"
         classes = described(plan.suite, self.task)["test"]["classes"]
         counted = cost(adapt(plan.model, self.recipe.adapters, self.recipe.reducer, classes))
         candidates = [{"lr": lr, "seed": seed, "val": val} for (lr, seed), val in sorted(self.candidates.items())]

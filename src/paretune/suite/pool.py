@@ -12,9 +12,27 @@ from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, Protocol
 
 from paretune.errors import UsageError
+
+
+class Pool(Protocol):
+    """See the module."""
+
+    slots: int
+
+    def start(self, job: Any) -> Any:
+        """Take a job; the handle by which `wait` knows it."""
+        ...
+
+    def wait(self, handles: Collection[Any]) -> dict[Any, Any]:
+        """What has ended, at least one of them."""
+        ...
+
+    def close(self, now: bool = False) -> None:
+        """The end; `now`: in the middle of jobs."""
+        ...
 
 
 class Here:

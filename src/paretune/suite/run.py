@@ -14,12 +14,13 @@ from typing import Any
 from paretune.ledger.results import Ledger, Result, key
 from paretune.methods import completed
 from paretune.suite.planning import Plan
+from paretune.suite.pool import Pool
 from paretune.suite.progress import Progress
 
 LEDGER = "ledger.jsonl"
 
 
-def run_suite(plan: Plan, pool: Any, ledger: Ledger, tell: Callable[[str], None] = lambda line: None) -> list[str]:
+def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None] = lambda line: None) -> list[str]:
     """Run what the ledger does not hold yet; returns a sentence for every job that failed, the others go on.
 
     Jobs of the first task come first, and the seeds of a pair as soon as its learning rate is chosen. A job that failed

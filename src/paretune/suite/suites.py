@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from paretune import formats
+from paretune.data.samples import ImageSet
 from paretune.data.vtab import VTAB, vtab_task
 from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.errors import UsageError, unknown
@@ -23,7 +24,7 @@ class Suite:
     groups: dict[str, str]
     root: Path | None = None
 
-    def parts(self, task: str) -> dict[str, Any]:
+    def parts(self, task: str) -> Mapping[str, ImageSet]:
         """The data sets train800, val200, train800val200 and test of a task."""
         return offline_parts(task) if self.root is None else vtab_task(self.root, task)
 

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from paretune.backbone import EMBEDDED, create
 from paretune.catalogue import Schedule
 from paretune.core import anatomy
+from paretune.core.method import Foreign
 from paretune.core.model import Adapted
 from paretune.folding import merge
 from paretune.measure.cost import Cost, cost
@@ -58,7 +59,7 @@ def backbone(terms: Terms, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
     torch.manual_seed(0)
     options = {} if terms.image_size is None else {"img_size": terms.image_size}
-    module = create(terms.model, terms.model == EMBEDDED, None, options)
+    module: Foreign = create(terms.model, terms.model == EMBEDDED, None, options)
     anatomy.check(module)
     for part in module.modules():
         if hasattr(part, "fused_attn"):
@@ -140,7 +141,8 @@ class Step:
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         with self.precision():
             losses = self.called(images, labels)
-        self.scaler.scale(sum(losses.values())).backward()
+        first, *others = losses.values()
+        self.scaler.scale(sum(others, first)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -165,7 +167,8 @@ class Step:
 def moments(steps: list[Step]) -> tuple[Tensor, Tensor]:
     """Flat zeros, large enough for the first and second moments of any of these."""
     longest = max(sum(p.numel() for p in step.trained) for step in steps)
-    return tuple(torch.zeros(longest, device=steps[0].terms.device) for _ in range(2))
+    first, second = (torch.zeros(longest, device=steps[0].terms.device) for _ in range(2))
+    return first, second
 
 
 def batch_of(size: int, terms: Terms, image_size: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -176,5 +179,5 @@ def batch_of(size: int, terms: Terms, image_size: tuple[int, int], dtype: torch.
     return images.to(terms.device, dtype), labels.to(terms.device)
 
 
-def _compiled(module: nn.Module, terms: Terms) -> nn.Module:
+def _compiled(module: nn.Module, terms: Terms) -> Callable:
     return torch.compile(module, dynamic=False) if terms.compiled else module

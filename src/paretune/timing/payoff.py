@@ -17,14 +17,15 @@ def unpaid(rows: Sequence[Row], baseline: str) -> list[str]:
 def _unpaid(row: Row, rows: Sequence[Row], baseline: str) -> str:
     if row.forward is None or not row.settings or not row.settings["reducer"]:
         return ""
+    adapters = row.settings["adapters"]
     beside = [one for one in rows if one.batch == row.batch and one.forward is not None and one is not row]
     whole = [one for one in beside if one.settings and not one.settings["reducer"]]
-    same = [one for one in whole if one.settings["adapters"] == row.settings["adapters"]]
+    same = [one for one in whole if one.settings and one.settings["adapters"] == adapters]
     other = next(iter(same or [one for one in beside if one.recipe == baseline]), None)
-    if other is None:
+    if other is None or other.forward is None:
         return ""
     paired = times(row.forward.seconds, row.batch, other.forward.seconds)
-    if paired.ratio is None or paired.ratio_quartiles[1] < 1:
+    if paired.ratio is None or paired.ratio_quartiles is None or paired.ratio_quartiles[1] < 1:
         return ""
     low, high = paired.ratio_quartiles
     return (

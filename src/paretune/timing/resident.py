@@ -42,9 +42,12 @@ def peaks(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     command = [sys.executable, "-W", "ignore", "-m", "paretune.timing.resident"]
     with TemporaryFile("w+") as complaints, _helper(command, complaints) as helper:
-        helper.stdin.write(json.dumps(request))
-        helper.stdin.close()
-        yield from map(json.loads, helper.stdout)
+        asked, told = helper.stdin, helper.stdout
+        assert asked is not None, "a pipe"
+        assert told is not None, "a pipe"
+        asked.write(json.dumps(request))
+        asked.close()
+        yield from map(json.loads, told)
         if helper.wait() != 0:
             complaints.seek(0)
             last = complaints.read().strip().splitlines()[-1:]
@@ -82,7 +85,7 @@ def _peak(base: torch.nn.Module, one: dict, batch: int, terms: Terms, train: boo
         images, labels = batch_of(count, terms, size, next(base.parameters()).dtype)
         if train:
             Step(model, own, schedule, terms)(images, labels)
-        else:
+        elif served is not None:
             served(images)
 
     served = None if train else forward(model, own, terms)

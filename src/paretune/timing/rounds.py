@@ -52,13 +52,13 @@ def times(seconds: Sequence[float], batch: int, baseline: Sequence[float] = ()) 
     an unpaired rest is left out of the ratio."""
     low, median, high = spread(seconds)
     ratios = [own / base for own, base in zip(seconds, baseline, strict=False)]
-    ratio_low, ratio, ratio_high = spread(ratios) if ratios else (None, None, None)
+    beside = spread(ratios) if ratios else None
     return Times(
         seconds=tuple(seconds),
         median=median,
         quartiles=(low, high),
-        ratio=ratio,
-        ratio_quartiles=(ratio_low, ratio_high) if ratios else None,
+        ratio=None if beside is None else beside[1],
+        ratio_quartiles=None if beside is None else (beside[0], beside[2]),
         ms_per_image=1000 * median / batch,
         images_per_second=batch / median,
     )

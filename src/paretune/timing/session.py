@@ -40,7 +40,7 @@ class Session:
         self.compiling: dict[Key, float] = {}
         self.errors: dict[Key, str] = {}
         base = backbone(terms)
-        models = {name: build(base, one and one.methods) for name, one in field.items()}
+        models = {name: build(base, None if one is None else one.methods) for name, one in field.items()}
         self.costs = {name: price(model, terms.merged) for name, model in models.items()}
         self.image_size = self.costs[TIMM].image_size
 
@@ -61,7 +61,7 @@ class Session:
 
     def _forward(self) -> None:
         base = backbone(self.terms, self.terms.number)
-        models = {name: build(base, one and one.methods) for name, one in self.field.items()}
+        models = {name: build(base, None if one is None else one.methods) for name, one in self.field.items()}
         runs = {name: forward(model, self.field[name] is None, self.terms) for name, model in models.items()}
         data = {batch: self._data(batch, self.terms.number)[0] for batch in self.batches}
         held = {name: tensor_bytes(model) for name, model in models.items()}
@@ -71,7 +71,7 @@ class Session:
         base = backbone(self.terms)
         steps, held = {}, {}
         for name, one in self.field.items():
-            model = build(base, one and one.methods)
+            model = build(base, None if one is None else one.methods)
             unshare(model)
             steps[name] = Step(model, one is None, _schedule(one), self.terms)
             held[name] = tensor_bytes(model) + 2 * sum(p.nbytes for p in steps[name].trained)  # AdamW's moments
@@ -173,10 +173,11 @@ class Session:
         timed = base in self.seconds["forward"]
         macs_ratio = self.costs[name].macs / self.costs[baseline].macs if timed else None
         forward = self._times("forward", key, base)
-        known = forward is not None and forward.ratio is not None
+        wall_ratio = None if forward is None else forward.ratio
         return Row(
             recipe=name, batch=batch, settings=_settings(self.field[name]), cost=self.costs[name],
-            macs_ratio=macs_ratio, forward=forward, wall_per_macs=forward.ratio / macs_ratio if known else None,
+            macs_ratio=macs_ratio, forward=forward,
+            wall_per_macs=wall_ratio / macs_ratio if wall_ratio is not None and macs_ratio is not None else None,
             step=self._times("step", key, base), memory=self._memory(key, base),
             compile_seconds=self.compiling.get(key), error=self.errors.get(key),
         )  # fmt: skip

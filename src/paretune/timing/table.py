@@ -35,7 +35,7 @@ def table(title: str, columns: list[Column], rows: Sequence[Row], airy: bool) ->
 def forward_columns(rows: Sequence[Row], compiled: bool) -> list[Column]:
     """Names and cells of the forward's table."""
     unit = mac_unit(row.cost.macs for row in rows)
-    columns = [
+    columns: list[Column] = [
         ("trained", lambda row: count(row.cost.trained_without_head)),
         (unit.name, lambda row: unit.write(row.cost.macs)),
         ("MACs\nratio", lambda row: ratio(row.macs_ratio)),

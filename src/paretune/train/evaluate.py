@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from paretune import formats
 from paretune.data.dataset import Images, labelled_by
 from paretune.data.opening import available_splits, open_split, open_splits
+from paretune.data.samples import Samples, for_torch
 from paretune.data.task import Task
 from paretune.errors import Diverged, UsageError
 from paretune.schema import read
@@ -24,7 +25,9 @@ from paretune.train.runfolder import RECORD
 from paretune.train.tasks import check_task, kind_of
 
 
-def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "auto", workers: int = 0) -> Metrics:
+def evaluate(
+    model: nn.Module, dataset: Samples, batch_size: int = 64, device: str = "auto", workers: int = 0
+) -> Metrics:
     """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), target) and has `classes`.
 
     The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError where the
@@ -32,7 +35,7 @@ def evaluate(model: nn.Module, dataset, batch_size: int = 64, device: str = "aut
     """
     check_task(model, dataset)
     where = pick_device(device)
-    loader = DataLoader(dataset, batch_size, num_workers=workers)
+    loader = DataLoader(for_torch(dataset), batch_size, num_workers=workers)
     batches = ((images.to(where), targets.to(where)) for images, targets in loader)
     return score(model.to(where), batches, dataset.classes)
 

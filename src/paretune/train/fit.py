@@ -15,6 +15,7 @@ from paretune.catalogue import Schedule
 from paretune.checkpoint import described, fingerprint, save, split
 from paretune.config import choice_problems, type_problems
 from paretune.core.model import Adapted
+from paretune.data.samples import Samples
 from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.machine import environment
 from paretune.train import tasks
@@ -51,13 +52,14 @@ class Result:
         """The score of a task whose score is the accuracy; AttributeError for others."""
         if self.metric != "accuracy":
             raise AttributeError(f"this training was scored by {self.metric}, not by accuracy: read `score`")
+        assert self.score is not None, "every answer is right or wrong"
         return self.score
 
 
 def fit(
     model: Adapted,
-    train_set,
-    val_set,
+    train_set: Samples,
+    val_set: Samples,
     schedule: Schedule,
     out: str | Path,
     *,
@@ -127,8 +129,8 @@ def fit(
 
 
 def _check(
-    model, train_set, val_set, schedule: Schedule, mixed_precision: str | None, accumulate: int, look_every: int,
-    seed: int, workers: int,
+    model: Adapted, train_set: Samples, val_set: Samples, schedule: Schedule, mixed_precision: str | None,
+    accumulate: int, look_every: int, seed: int, workers: int,
 ) -> None:  # fmt: skip
     if mixed_precision is not None and mixed_precision not in PRECISIONS:
         raise unknown("mixed precision", mixed_precision, list(PRECISIONS))
@@ -172,8 +174,9 @@ def _accelerator(device: str, mixed_precision: str | None, accumulate: int) -> A
 
 
 def _settings(
-    model, train_set, val_set, schedule, seed, look_every, accelerator: Accelerator, notes: dict | None
-) -> dict:
+    model: Adapted, train_set: Samples, val_set: Samples, schedule: Schedule, seed: int, look_every: int,
+    accelerator: Accelerator, notes: dict | None,
+) -> dict:  # fmt: skip
     return {
         **(notes or {}),
         "model": {
@@ -208,4 +211,7 @@ def _finish(training: Training, folder: RunFolder) -> Result:
         folder.finish(record)
     training.accelerator.wait_for_everyone()
     metric = training.chooser.removeprefix("val_")
-    return Result(folder.out, metric, *best.values(), seconds, training.history, record)
+    return Result(
+        folder.out, metric, best["best_epoch"], best[f"best_{training.chooser}"], best["best_val_loss"], seconds,
+        training.history, record,
+    )  # fmt: skip

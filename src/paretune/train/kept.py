@@ -25,7 +25,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from paretune.core.tokens import Tokens
+from paretune.data.samples import Samples
 from paretune.files import cache_folder, locked, remove_folder, whole
+from paretune.train.tasks import targets_of, task_of
 
 MOST = 20 * 10**9  # bytes of all that is kept on the disk; the longest unused goes first
 
@@ -77,8 +79,8 @@ class KeptTokens(Dataset):
     stores: tensors (images, ...), one for each part
     """
 
-    def __init__(self, dataset: Any, stores: list[Tensor], targets: np.ndarray):
-        self.task, self.classes = dataset.task, dataset.classes
+    def __init__(self, dataset: Samples, stores: list[Tensor], targets: np.ndarray):
+        self.task, self.classes = task_of(dataset), dataset.classes
         self.stores, self.targets = stores, targets
 
     def __len__(self) -> int:
@@ -98,7 +100,7 @@ class KeptTokens(Dataset):
 Fill = Callable[[list[Tensor], np.ndarray], None]
 
 
-def filled(dataset: Any, one: list[Tensor], key: str | None, fill: Fill) -> KeptTokens | None:
+def filled(dataset: Samples, one: list[Tensor], key: str | None, fill: Fill) -> KeptTokens | None:
     """Keep the tokens of a data set: find them on the disk, or make room for them and let `fill` compute them.
 
     one: the parts of one image, (1, ...) each; key: None for tokens that no later training could find
@@ -116,7 +118,7 @@ def filled(dataset: Any, one: list[Tensor], key: str | None, fill: Fill) -> Kept
             return _read(folder, dataset, one)
     if size > psutil.virtual_memory().available // 4:
         return None
-    stores, targets = [part.new_empty(len(dataset), *part.shape[1:]) for part in one], np.array(dataset.targets)
+    stores, targets = [part.new_empty(len(dataset), *part.shape[1:]) for part in one], np.array(targets_of(dataset))
     fill(stores, targets)
     return KeptTokens(dataset, stores, targets)
 
@@ -165,17 +167,17 @@ def _complete(folder: Path, one: list[Tensor], images: int) -> bool:
     return known == shapes(one) and sizes == [images * part.nbytes for part in one]
 
 
-def _write(folder: Path, dataset: Any, one: list[Tensor], fill: Fill) -> None:
+def _write(folder: Path, dataset: Samples, one: list[Tensor], fill: Fill) -> None:
     stores = [_mapped_file(folder, i, part, len(dataset), new=True) for i, part in enumerate(one)]
-    targets = np.array(dataset.targets)
+    targets = np.array(targets_of(dataset))
     fill(stores, targets)
-    np.save(folder / "targets.npy", targets, allow_pickle=False)
+    np.save(folder / "targets.npy", targets)
     (folder / "kept.json").write_text(json.dumps(shapes(one)), encoding="utf-8")
 
 
-def _read(folder: Path, dataset: Any, one: list[Tensor]) -> KeptTokens:
+def _read(folder: Path, dataset: Samples, one: list[Tensor]) -> KeptTokens:
     stores = [_mapped_file(folder, i, part, len(dataset), new=False) for i, part in enumerate(one)]
-    return KeptTokens(dataset, stores, np.load(folder / "targets.npy", allow_pickle=False))
+    return KeptTokens(dataset, stores, np.load(folder / "targets.npy"))
 
 
 def _mapped_file(folder: Path, i: int, part: Tensor, images: int, new: bool) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from time import perf_counter
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 from paretune.train.metrics import told
 
 ENOUGH = 3.0  # seconds of training after which the whole time can be told
+
+
+class Batches(Sized, Iterable, Protocol):
+    """Batches whose number is known, such as a DataLoader."""
 
 
 class Log:
@@ -34,7 +39,7 @@ class Log:
         if not self.quiet:
             self.console.print(text, markup=False)
 
-    def follow(self, batches: Iterable, title: str, images_each: int = 0) -> Iterator:
+    def follow(self, batches: Batches, title: str, images_each: int = 0) -> Iterator:
         """The same batches, with a progress bar where stderr is a terminal.
 
         images_each: images per batch, for a column with images per second; 0 = no such column
@@ -50,11 +55,9 @@ class Log:
             for done, batch in enumerate(batches, start=1):
                 yield batch
                 rate = images_each * done / (perf_counter() - start)
-                progress.update(
-                    task, completed=done, rate=f"{rate:.0f} images/s" if rate < 1000 else f"{rate:,.0f} images/s"
-                )
+                progress.update(task, completed=done, rate=f"{rate:,.0f} images/s")
 
-    def track(self, batches: Iterable, epoch: int, batch_size: int) -> Iterator:
+    def track(self, batches: Batches, epoch: int, batch_size: int) -> Iterator:
         """The training batches of an epoch; early in the first one it tells how long all epochs will take."""
         start, count = perf_counter(), len(batches)
         for done, batch in enumerate(self.follow(batches, f"epoch {epoch + 1}/{self.epochs}", batch_size)):

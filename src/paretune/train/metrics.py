@@ -71,7 +71,9 @@ class Metrics:
     @property
     def accuracy(self) -> float:
         """Share of images whose most likely class is the right one (top-1); of multiclass only."""
-        return self.scores["accuracy"]
+        accuracy = self.scores["accuracy"]
+        assert accuracy is not None, "every answer is right or wrong"
+        return accuracy
 
     def to_dict(self) -> dict:
         """Everything as plain values, for JSON; the scores stand beside the rest."""
@@ -146,7 +148,7 @@ def _errors(given: Tensor, wanted: Tensor) -> dict[str, float | None]:
         "mae": mean_absolute_error(given, wanted).item(),
         "rmse": mean_squared_error(given, wanted, squared=False).item(),
         "r2": r2,
-        "pearson": pearson_corrcoef(own, (wanted - centre) / scale).item() if related else None,
+        "pearson": pearson_corrcoef(own, (wanted - centre) / scale).item() if own is not None else None,
     }
 
 

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
+
+from paretune.data.samples import Samples
 
 
-class SeededEpochs(Sampler[int]):
+class SeededEpochs(Dataset, Sampler[int]):
     """A data set's images in a fresh order in each epoch; also the data set itself, with seeded random transforms.
 
     Set `epoch` before each pass.
     """
 
-    def __init__(self, dataset, seed: int):
+    def __init__(self, dataset: Samples, seed: int):
         self.dataset, self.seed, self.epoch = dataset, seed, 0
 
     def __len__(self) -> int:
@@ -28,7 +31,7 @@ class SeededEpochs(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(np.random.default_rng([self.seed, self.epoch]).permutation(len(self)).tolist())
 
-    def __getitem__(self, index: int):
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
         """Image `index`, drawn with its own seed; the generators are left as they were found."""
         value = mixed(self.seed, self.epoch, index)
         before, torch_before = random.getstate(), torch.get_rng_state()

@@ -14,11 +14,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import psutil
-import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,11 +26,15 @@ from paretune.core import anatomy
 from paretune.core.method import Method, Run
 from paretune.core.model import Adapted
 from paretune.core.tokens import Tokens
+from paretune.data.arrays import ImageArrays
 from paretune.data.cache import decoded, is_still
+from paretune.data.dataset import Images
+from paretune.data.samples import Samples, for_torch
+from paretune.machine import environment
 from paretune.measure.counting import dry_run
 from paretune.train.kept import Frame, KeptTokens, filled, forget, shapes
 from paretune.train.memory import readable
-from paretune.version import __version__
+from paretune.train.record import describe
 
 Precision = Callable[[], AbstractContextManager]
 
@@ -105,7 +107,7 @@ class Prefixed(nn.Module):
         return self.run(parts).logits
 
 
-Follow = Callable[[Iterable, str], Iterable]  # batches and what is done with them -> the same batches, with progress
+Follow = Callable[[DataLoader, str], Iterable]  # batches and what is done with them -> the same batches, with progress
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Passes:
     follow: Follow = lambda batches, title: batches
 
 
-def keep(prefixed: Prefixed, dataset: Any, passes: Passes, training: bool) -> KeptTokens | None:
+def keep(prefixed: Prefixed, dataset: Samples, passes: Passes, training: bool) -> KeptTokens | None:
     """The tokens of all images after the first blocks: found on the disk, or computed once; None if there is no room.
 
     training: as the model runs in training, where a reducer may settle ties otherwise
@@ -152,13 +154,13 @@ def _share(model: Adapted, blocks: int, size: tuple[int, int]) -> float:
     return first / macs.total()
 
 
-def _first(prefixed: Prefixed, dataset: Any) -> Tensor:
+def _first(prefixed: Prefixed, dataset: Samples) -> Tensor:
     return dataset[0][0][None].to(next(prefixed.parameters()).device)
 
 
-def _fill(prefixed: Prefixed, dataset: Any, passes: Passes, stores: list[Tensor], targets: np.ndarray) -> None:
+def _fill(prefixed: Prefixed, dataset: Samples, passes: Passes, stores: list[Tensor], targets: np.ndarray) -> None:
     device, done = next(prefixed.parameters()).device, 0
-    loader = DataLoader(dataset, passes.batch_size, num_workers=passes.workers, generator=torch.Generator())
+    loader = DataLoader(for_torch(dataset), passes.batch_size, num_workers=passes.workers, generator=torch.Generator())
     title = f"computing blocks 0 to {prefixed.blocks - 1} once"
     for images, answers in passes.follow(loader, title):
         with passes.precision():
@@ -169,19 +171,19 @@ def _fill(prefixed: Prefixed, dataset: Any, passes: Passes, stores: list[Tensor]
         targets[rows] = answers.numpy()  # those that came along: a lenient set may give another picture
 
 
-def _key(prefixed: Prefixed, dataset: Any, one: list[Tensor]) -> str | None:
+def _key(prefixed: Prefixed, dataset: Samples, one: list[Tensor]) -> str | None:
     """A hash of all that decides the tokens of a data set; None for data that cannot say what they hold."""
-    described = dataset.describe() if hasattr(dataset, "describe") else {}
-    content, transform = described.get("content") or described.get("fingerprint"), repr(dataset.transform)
+    known = describe(dataset)
+    content, transform = known.get("content", known.get("fingerprint")), repr(getattr(dataset, "transform", None))
     if content is None or " at 0x" in transform:
         return None
     model, device = prefixed.model, next(prefixed.parameters()).device
     later = tuple(f"backbone.blocks.{i}." for i in range(prefixed.blocks, len(model.backbone.blocks)))
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     frozen = {name: t for name, t in model.state_dict().items() if name not in trained and not name.startswith(later)}
-    names = [dataset.name(i) for i in range(len(dataset))] if callable(getattr(dataset, "name", None)) else []
+    names = [dataset.name(i) for i in range(len(dataset))] if isinstance(dataset, Images) else []
     facts = {
-        "versions": [__version__, torch.__version__, timm.__version__],
+        "versions": [environment(device)[package] for package in ("paretune", "torch", "timm")],
         "weights": [fingerprint(frozen), sorted(frozen)],
         "blocks": [str(block) for block in model.backbone.blocks[: prefixed.blocks]],
         "model": [model.spec.backbone.name, model.spec.backbone.options, repr(model.spec.reducer), prefixed.blocks],
@@ -191,7 +193,9 @@ def _key(prefixed: Prefixed, dataset: Any, one: list[Tensor]) -> str | None:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode(errors="surrogateescape")).hexdigest()
 
 
-def remembered(model: Adapted, train_set: Any, val_set: Any, passes: Passes) -> tuple[nn.Module, Any, Any, str]:
+def remembered(
+    model: Adapted, train_set: Samples, val_set: Samples, passes: Passes
+) -> tuple[Adapted | Prefixed, Samples, Samples, str]:
     """The model and its data sets such that nothing is computed twice that is the same in every epoch.
 
     Returns what to train (the model, or `Prefixed`), both data sets, and a sentence on what is kept, "" for nothing.
@@ -201,17 +205,15 @@ def remembered(model: Adapted, train_set: Any, val_set: Any, passes: Passes) -> 
     still = is_still(lambda: (train_set[0], val_set[0]))
     if still and (blocks := frozen_blocks(model, image)):
         prefixed = Prefixed(model, blocks, image)
-        kept = [keep(prefixed, one, passes, i == 0) for i, one in enumerate((train_set, val_set))]
-        if None not in kept:
+        sets = [keep(prefixed, one, passes, i == 0) for i, one in enumerate((train_set, val_set))]
+        if len(kept := [one for one in sets if one is not None]) == 2:
             size = readable(sum(one.nbytes for one in kept))
             share = _share(model, blocks, (image.shape[-2], image.shape[-1]))
-            return (
-                prefixed,
-                *kept,
-                f"blocks 0 to {blocks - 1}, {share:.0%} of the forward's arithmetic ({size} of tokens)",
-            )
+            note = f"blocks 0 to {blocks - 1}, {share:.0%} of the forward's arithmetic ({size} of tokens)"
+            return prefixed, kept[0], kept[1], note
     budget = psutil.virtual_memory().available // 4
     sets = [decoded(one, budget // 2, passes.workers) for one in (train_set, val_set)]
-    pictures = [new for new, old in zip(sets, (train_set, val_set), strict=True) if new is not old]
+    pairs = zip(sets, (train_set, val_set), strict=True)
+    pictures = [new for new, old in pairs if isinstance(new, ImageArrays) and new is not old]
     size = readable(sum(p.images.nbytes for p in pictures))
-    return model, *sets, f"{sum(map(len, pictures)):,} decoded pictures ({size})" if pictures else ""
+    return model, sets[0], sets[1], f"{sum(map(len, pictures)):,} decoded pictures ({size})" if pictures else ""

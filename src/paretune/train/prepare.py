@@ -10,6 +10,7 @@ import torch
 
 from paretune.catalogue import Schedule
 from paretune.core.model import Adapted
+from paretune.data.samples import ImageSet
 from paretune.data.task import Task
 from paretune.data.transforms import evaluation, framing, training
 from paretune.methods import Methods
@@ -41,8 +42,8 @@ def built(
 
 def fit_on(
     model: Adapted,
-    train: Any,
-    validate: Any,
+    train: ImageSet,
+    validate: ImageSet,
     schedule: Schedule,
     out: str | Path,
     preprocessing: dict | None = None,
@@ -62,6 +63,6 @@ def fit_on(
     return fit(model, learn, seen(validate, model), schedule, out, **settings)
 
 
-def seen(images: Any, model: Adapted) -> Any:
+def seen(images: ImageSet, model: Adapted) -> ImageSet:
     """The data set as `model` sees it in evaluation."""
     return images.through(evaluation(model.preprocessing))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from paretune.data.samples import Samples
 
-def describe(dataset) -> dict:
+
+def describe(dataset: Samples) -> dict:
     """A data set's own description, or just its size where it has none."""
     return dataset.describe() if hasattr(dataset, "describe") else {"images": len(dataset)}

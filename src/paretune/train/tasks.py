@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from paretune.catalogue import Schedule
 from paretune.core.reduction import widened
 from paretune.core.target_units import units_of
+from paretune.data.samples import Samples
 from paretune.data.task import Task
 from paretune.errors import UsageError
 from paretune.train.metrics import Scores, class_scores, label_scores, number_scores
@@ -63,20 +64,20 @@ def kind_of(model: nn.Module) -> Kind:
     return {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}[task_of(model)](model)
 
 
-def check_task(model: nn.Module, dataset) -> None:
+def check_task(model: nn.Module, dataset: Samples) -> None:
     """Raise UsageError unless `model` answers what `dataset` asks."""
     if problem := mismatch(model, dataset):
         raise UsageError(problem)
 
 
-def mismatch(model: nn.Module, dataset) -> str | None:
+def mismatch(model: nn.Module, dataset: Samples) -> str | None:
     """A sentence if `model` does not answer what `dataset` asks."""
     if task_of(model) == task_of(dataset):
         return None
     return f"the model is made for the task '{task_of(model)}', the data for '{task_of(dataset)}'"
 
 
-def problems(schedule: Schedule, train_set) -> list[str]:
+def problems(schedule: Schedule, train_set: Samples) -> list[str]:
     """What in `schedule` and in the targets does not go with the task of the training set."""
     task, found = task_of(train_set), []
     if schedule.label_smoothing and task != "multiclass":
@@ -86,27 +87,33 @@ def problems(schedule: Schedule, train_set) -> list[str]:
         found.append(f"class_weights='{schedule.class_weights}' is for classes and labels, a regression has neither")
     if (weighted or task != "multiclass") and not hasattr(train_set, "targets"):
         return [*found, f"the training set has no `targets`, which {task} needs to know before it begins"]
-    if task == "regression" and not np.isfinite(train_set.targets).all():
+    if task == "regression" and not np.isfinite(targets_of(train_set)).all():
         found.append("some targets of the training set are no finite numbers")
-    if task == "multilabel" and not np.isin(train_set.targets, (0, 1)).all():
+    if task == "multilabel" and not np.isin(targets_of(train_set), (0, 1)).all():
         found.append("some targets of the training set are neither 0 nor 1")
     return found
 
 
-def standardise(model: nn.Module, train_set) -> None:
+def targets_of(dataset: Samples) -> np.ndarray:
+    """All targets of a set that has them, as `problems` makes sure where they are needed."""
+    assert hasattr(dataset, "targets")
+    return dataset.targets
+
+
+def standardise(model: nn.Module, train_set: Samples) -> None:
     """Let a regression's head answer in units of the training set's mean and deviation (1 where a target is constant).
 
     A head that was trained before keeps its units; other tasks have none.
     """
     for units in units_of(model):
         if not units.measured:
-            targets = np.asarray(train_set.targets, np.float64)
+            targets = np.asarray(targets_of(train_set), np.float64)
             deviation = targets.std(0)
             deviation[deviation == 0] = 1
             units.set(torch.from_numpy(targets.mean(0)), torch.from_numpy(deviation))
 
 
-def criterion(model: nn.Module, schedule: Schedule, train_set) -> nn.Module:
+def criterion(model: nn.Module, schedule: Schedule, train_set: Samples) -> nn.Module:
     """(outputs, targets) of a batch -> the scalar to train on, with the schedule's weights and label smoothing."""
     task, weighted = task_of(model), schedule.class_weights == "auto"
     if task == "multiclass" and not weighted:
@@ -118,19 +125,19 @@ def criterion(model: nn.Module, schedule: Schedule, train_set) -> nn.Module:
     return SmoothL1(units_of(model)[0].deviation)
 
 
-def class_weights(train_set) -> Tensor:
+def class_weights(train_set: Samples) -> Tensor:
     """Per class: images / (classes that have images * images of this class), so that the mean over images is one.
 
     A class without images has 1, which only label smoothing can notice.
     """
-    counts = np.bincount(train_set.targets, minlength=len(train_set.classes))
+    counts = np.bincount(targets_of(train_set), minlength=len(train_set.classes))
     weights = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
     return torch.from_numpy(np.where(counts > 0, weights, 1.0)).float()
 
 
-def positive_weights(train_set) -> Tensor:
+def positive_weights(train_set: Samples) -> Tensor:
     """Per label: negatives / positives, from 0.01 to 100, so that both sides of a label weigh the same."""
-    positives = np.asarray(train_set.targets).sum(0)
+    positives = np.asarray(targets_of(train_set)).sum(0)
     ratios = (len(train_set) - positives) / np.maximum(positives, 1)
     return torch.from_numpy(ratios.clip(*POS_WEIGHTS)).float()
 
@@ -208,11 +215,12 @@ def _smooth(numbers: Tensor, targets: Tensor, deviation: Tensor) -> Tensor:
 
 def categorical(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher || student) of softmax over classes, mean over images."""
-    logs = [widened(logits).log_softmax(-1) for logits in (student, teacher)]
-    return F.kl_div(*logs, reduction="batchmean", log_target=True)
+    own, others = (widened(logits).log_softmax(-1) for logits in (student, teacher))
+    return F.kl_div(own, others, reduction="batchmean", log_target=True)
 
 
 def bernoulli(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher || student) of every label by itself, mean over images and labels."""
     yes, no = ([F.logsigmoid(sign * widened(logits)) for logits in (student, teacher)] for sign in (1, -1))
-    return sum(F.kl_div(*logs, reduction="none", log_target=True).mean() for logs in (yes, no))
+    parts = [F.kl_div(own, other, reduction="none", log_target=True).mean() for own, other in (yes, no)]
+    return parts[0] + parts[1]

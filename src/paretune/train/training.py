@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from paretune.catalogue import Schedule
 from paretune.checkpoint import fingerprint
 from paretune.core.model import Adapted
+from paretune.data.samples import Samples, for_torch
 from paretune.errors import Diverged, UsageError
 from paretune.tensorfile import check_finite
 from paretune.train import tasks
@@ -38,9 +39,18 @@ class Training:
     """
 
     def __init__(
-        self, model, train_set, val_set, schedule: Schedule, accelerator: Accelerator, seed, workers, look_every, cache,
+        self,
+        model: Adapted,
+        train_set: Samples,
+        val_set: Samples,
+        schedule: Schedule,
+        accelerator: Accelerator,
+        seed: int,
+        workers: int,
+        look_every: int,
+        cache: bool,
         follow: Follow,
-    ):  # fmt: skip
+    ):
         self.schedule, self.accelerator, self.seed, self.look_every = schedule, accelerator, seed, look_every
         self.classes, self.sample = val_set.classes, train_set[0][0]
         self.plain = model.to(accelerator.device)
@@ -54,8 +64,9 @@ class Training:
             )
         self.order = SeededEpochs(train_set, seed)
         optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
-        options = {"batch_size": schedule.batch_size, "num_workers": workers, "generator": torch.Generator()}
-        train_loader, val_loader = DataLoader(self.order, sampler=self.order, **options), DataLoader(val_set, **options)
+        generator, batch = torch.Generator(), schedule.batch_size
+        train_loader = DataLoader(self.order, batch, sampler=self.order, num_workers=workers, generator=generator)
+        val_loader = DataLoader(for_torch(val_set), batch, num_workers=workers, generator=generator)
         objective = Objective(self.learner, tasks.criterion(self.plain, schedule, train_set))
         self.objective, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
             objective, optimizer, train_loader, val_loader
@@ -66,7 +77,7 @@ class Training:
         self.best: dict[str, Tensor] = {}
         self.best_row: dict = {}
 
-    def announce(self, train_set, val_set) -> str:
+    def announce(self, train_set: Samples, val_set: Samples) -> str:
         """What is about to be trained, and the memory that it will need."""
         self._tell_methods(len(self.history))
         trained, total = (sum(p.numel() for p in group) for group in (self.named.values(), self.plain.parameters()))
@@ -120,7 +131,7 @@ class Training:
     def _train(self, batches: Iterator, epoch: int) -> dict[str, float]:
         """One pass over the training set; returns the mean of every loss over all images and processes."""
         self.objective.train()
-        update, seen = epoch * self.updates_per_epoch, 0
+        update, seen, losses = epoch * self.updates_per_epoch, 0, {}
         for images, targets in batches:
             with self.accelerator.accumulate(self.objective):
                 losses = self.objective(images, targets)

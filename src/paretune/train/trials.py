@@ -15,6 +15,7 @@ from paretune import formats
 from paretune.catalogue import Schedule
 from paretune.checkpoint import load
 from paretune.data.opening import open_splits
+from paretune.data.samples import ImageSet
 from paretune.errors import UsageError
 from paretune.files import locked, write_json
 from paretune.methods import Methods
@@ -49,9 +50,9 @@ class Setting:
 class Split:
     """Three data sets of the same classes, each with `through(transform)`."""
 
-    train: Any
-    validate: Any
-    test: Any
+    train: ImageSet
+    validate: ImageSet
+    test: ImageSet
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -
 
 
 def _described(setting: Setting, data: Split, seed: int) -> dict:
-    parts = {name: getattr(data, name).describe() for name in ("train", "validate", "test")}
+    parts = {name: images.describe() for name, images in vars(data).items()}
     weights = None if setting.checkpoint is None else hashlib.sha256(setting.checkpoint.read_bytes()).hexdigest()
     plain = {key: value for key, value in vars(setting).items() if key != "methods"}
     known = {"schedule": asdict(setting.schedule), "checkpoint": weights, "seed": seed, "data": parts}
