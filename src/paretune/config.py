@@ -1,4 +1,4 @@
-"""Method settings to and from JSON, and the help texts that stand under their fields."""
+"""Convert method settings to and from JSON, check them, and read the help texts below their fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from paretune.errors import quoted, unknown
 
-LARGEST = 10**6  # of whole numbers among settings: ranks, widths, blocks, epochs
+LARGEST = 10**6  # largest whole number of a setting: ranks, widths, blocks, epochs
 
 
 def to_json(config: Any) -> dict:
@@ -46,7 +46,7 @@ def field_help(kind: type) -> dict[str, str]:
 
 
 def type_problems(config: Any) -> list[str]:
-    """Sentences on values that are not of their field's type, not finite, or larger than any setting can be."""
+    """One sentence for every value that has the wrong type, is not finite, or is too large for a setting."""
     typed = list(_typed_values(config))
     kind = type(config).__name__
     problems = [
@@ -62,7 +62,7 @@ def type_problems(config: Any) -> list[str]:
 
 
 def choice_problems(config: Any) -> list[str]:
-    """Sentences on values that are none of their field's choices."""
+    """One sentence for every value that is not among the choices of its field."""
     problems = []
     for name, value, hint in _typed_values(config):
         if get_origin(hint) is Literal and value not in get_args(hint):
