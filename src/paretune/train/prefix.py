@@ -1,9 +1,10 @@
-"""Blocks that nothing trained and nothing random touches say the same in every epoch: they run once per image.
+"""Leading blocks that are neither trained nor random give the same tokens in every epoch: run them once per image.
 
     images --> embed --> block 0 ... block k-1 --> | kept, (n, N, D) | --> block k ... --> head --> losses
                frozen, still                                             trained, or random, or reducing
 
-A linear probe keeps all of its blocks, an adapter in the last three blocks nine of twelve, LoRA everywhere none.
+For a linear probe all blocks are computed once, for an adapter in the last three blocks nine of twelve, for LoRA in all
+blocks none.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ Precision = Callable[[], AbstractContextManager]
 
 
 def frozen_blocks(model: Adapted, image: Tensor) -> int:
-    """How many blocks, from the first on, give the same tokens in every epoch, in training and in evaluation.
+    """The number of leading blocks that give the same tokens in every epoch, in training and in evaluation.
 
-    image (3, H, W) is tried out in both modes. A block counts if no trained tensor and no random number has a part in
-    what leaves it, if no patch has left, and if no adapter carries a state. 0 also where the embedding trains.
+    image (3, H, W) is run in both modes. A block counts if its output depends on no trained tensor and on no random
+    number, if no patch was removed, and if no adapter carries a state. The result is 0 if the embedding is trained.
     """
     was_training = model.training
     try:
@@ -58,7 +59,7 @@ def _plain(tokens: Tokens) -> bool:
 
 
 class Prefixed(nn.Module):
-    """A model that takes, in place of images, what its first `blocks` blocks made of them."""
+    """A model whose input is the output of its first `blocks` blocks instead of images."""
 
     def __init__(self, model: Adapted, blocks: int, image: Tensor):
         super().__init__()
@@ -128,10 +129,10 @@ def token_bytes(prefixed: Prefixed, image: Tensor) -> int:
 def remembered(
     model: Adapted, train_set: Any, val_set: Any, precision: Precision, batch_size: int, workers: int
 ) -> tuple[nn.Module, Any, Any, str]:
-    """The model and its data sets such that nothing is computed twice that is the same in every epoch.
+    """Cache what is the same in every epoch: decoded images, and the tokens after the leading blocks.
 
-    Returns what to train (the model, or `Prefixed`), both data sets, and a sentence on what is kept, "" for nothing.
-    Pictures and tokens may each take a quarter of the memory that is free.
+    Returns the module to train (the model, or `Prefixed`), both data sets, and a sentence that says what is cached, ""
+    for nothing. Images and tokens may each take a quarter of the free memory.
     """
     device = next(model.parameters()).device
     budget = psutil.virtual_memory().available // 4
