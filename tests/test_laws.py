@@ -348,7 +348,7 @@ def test_parameters_on_vit_base_whole_and_in_some_blocks(adapter, count):
         (pt.AdaptFormer(blocks=()), r"AdaptFormer blocks=\(\): needs at least one block"),
         (pt.Adapter(width=(1, 2)), "Adapter width has 2 entries for 4 blocks"),
         (pt.VPT(prompts=(0, 0, 0, 0)), "not 0 in all"),
-        (pt.VPT(prompts=(1, 2, 3, 4), deep=False), "shallow prompts are one number"),
+        (pt.VPT(prompts=(1, 2, 3, 4), deep=False), "give one number for shallow prompts"),
         (pt.RepAdapter(rank=(3,), blocks=(0,)), "groups=2: must divide"),
         (pt.Full(blocks=(9,)), "Full blocks"),
     ],

@@ -248,7 +248,7 @@ def test_matrices_that_all_layers_share_are_stored_once(tmp_path):
 def test_a_layer_that_peft_merges_wrongly_is_named():
     config = peft.OFTConfig(r=0, oft_block_size=4, target_modules=["patch_embed.proj"])
     model, _ = hosting_any(config, None)
-    with pytest.raises(pt.UsageError, match="into 'proj', a Conv2d, does not compute what its oft did"):
+    with pytest.raises(pt.UsageError, match="its oft into 'proj', a Conv2d, with different outputs"):
         pt.merge(model)
 
 

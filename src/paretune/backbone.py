@@ -1,4 +1,4 @@
-"""From a name or a file to a timm model."""
+"""Create a timm model from a name or a file."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from paretune.schema import record, verify
 
 EMBEDDED, HUB = "paretune_tiny", "hf-hub:"
 SUFFIXES = (".npz", ".safetensors", ".pth", ".bin")
-# Options of timm.create_model that name files, override where weights come from, or let some of them be missing; these
-# are paretune's to set.
+# Options of timm.create_model that name files, change the source of the weights, or allow missing weights. Only
+# paretune sets them.
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable",
             "pretrained_strict", "pretrained_filter_fn", "kwargs_filter")  # fmt: skip
-# What pretrained weights decide: no config may ask for another size of the model.
+# Options that are fixed by pretrained weights: a config must not ask for another model size.
 DECIDED = ("embed_dim", "depth", "num_heads", "num_kv_heads", "mlp_ratio")
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """Where a backbone came from: enough to make it again.
+    """The origin of a backbone, with everything that is needed to create it again.
 
-    name: timm name, `hf-hub:` id or paretune_tiny; None for a module that timm did not name
+    name: timm name, `hf-hub:` id or paretune_tiny; None for a module without a timm name
     source: where its weights came from: "pretrained", "file", "random" or "module"
-    options: what timm.create_model was given beside; peft: the HF PEFT config of the modules that were injected
+    options: further arguments of timm.create_model; peft: the HF PEFT config of the injected modules
     """
 
     name: str | None
@@ -69,7 +69,7 @@ def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: 
     """A timm model by name, with pretrained weights, weights from a local file, or random ones.
 
     checkpoint: .npz (Google's ViT), .safetensors, .pth or .bin; a pickle that holds more than tensors is refused.
-    Raises UsageError for an unknown name, weights that cannot be had, or a file that does not fit.
+    Raises UsageError for an unknown name, for weights that are not available, or for a file that does not fit.
     """
     check_request(name, options)
     if checkpoint is not None:
@@ -84,8 +84,8 @@ def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: 
         if not pretrained and not name.startswith(HUB):
             raise
         raise UsageError(
-            f"what {name} needs cannot be had ({reason(error)}): give a local file as checkpoint, "
-            f"take the embedded {EMBEDDED}, or go without pretraining for a test"
+            f"the pretrained weights or config of {name} are not available ({reason(error)}): give a local file as "
+            f"checkpoint, use the embedded {EMBEDDED}, or use random weights (pretrained=False) for a test"
         ) from error
 
 
@@ -97,19 +97,19 @@ def _from_file(name: str, path: Path, options: dict) -> nn.Module:
         raise UsageError(
             f"checkpoint '{path}' cannot be read as weights of {name}: it is no .npz archive, or truncated"
         )
-    # With another number of classes than the file's, timm would let any tensor be missing.
+    # If the number of classes differs from the file's, timm would accept a file that lacks any tensor.
     classes = {"num_classes": options["num_classes"]} if "num_classes" in options else {}
     overlay = {"file": str(path), "custom_load": google, **classes}
     try:
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     except RuntimeError as error:
         raise UsageError(f"checkpoint '{path}' does not fit {name}: {reason(error)}") from error
-    except Exception as error:  # readers raise anything on a file that is not what its name says
+    except Exception as error:  # readers raise any exception on a file of another format
         raise UsageError(f"checkpoint '{path}' cannot be read as weights of {name}: {reason(error)}") from error
 
 
 def check_request(name: str, options: dict) -> None:
-    """Raise UsageError for a name timm does not know or an option that paretune keeps for itself."""
+    """Raise UsageError for a name that timm does not know, or for an option that only paretune may set."""
     _refuse_reserved(options)
     if name.startswith(HUB):
         return
@@ -121,13 +121,13 @@ def check_request(name: str, options: dict) -> None:
 
 
 class Unfilled(TorchFunctionMode):
-    """Modules made inside have tensors on the meta device, which nobody takes the time to initialise."""
+    """A context in which new modules have tensors on the meta device and initialisation is skipped."""
 
     FILLS = frozenset(("uniform_", "normal_", "trunc_normal_", "erfinv_", "fill_", "zero_", "mul_", "div_", "add_",
                        "clamp_"))  # fmt: skip
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Tensors whose numbers nobody will read are left as they are by what would only change numbers."""
+        """Skip functions that only fill tensors with values."""
         if getattr(func, "__name__", "") in self.FILLS and args and isinstance(args[0], torch.Tensor):
             return args[0]
         return func(*args, **(kwargs or {}))
@@ -143,7 +143,7 @@ class Unfilled(TorchFunctionMode):
 
 
 def check_options(options: dict, pretrained: bool, where: str) -> None:
-    """Raise UsageError, which begins with `where`, for options of a saved config that timm's ViTs are not made with."""
+    """Raise UsageError, which begins with `where`, for options of a saved config that timm's ViTs do not have."""
     _refuse_reserved(options)
     verify(options, record({}, formats.OPTIONS), f"{where}, backbone.options")
     if pretrained and (asked := [option for option in options if option in DECIDED]):
@@ -161,7 +161,7 @@ def _refuse_reserved(options: dict) -> None:
 def describe(model: nn.Module) -> Backbone:
     """The origin of a module that came ready made."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    made_with = getattr(model, "_model_args", None)  # timm before 1.0.31 does not remember: the name alone may mislead
+    made_with = getattr(model, "_model_args", None)  # timm before 1.0.31 lacks it; the name alone may be wrong
     return Backbone(
         name=None if made_with is None else config.get("architecture"),
         source="module",
@@ -171,5 +171,5 @@ def describe(model: nn.Module) -> Backbone:
 
 
 def reason(error: BaseException | str) -> str:
-    """What an error says, on one line of at most 200 characters."""
+    """The message of an error, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

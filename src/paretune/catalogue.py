@@ -1,4 +1,4 @@
-"""Named settings to start from: how to train, and the recipes that join adapters, a reducer and a schedule."""
+"""The training schedule, and the recipes: named combinations of adapters, a reducer and a schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paretune.reducers import FPET, DynamicViT, EViT, ToMe
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train: AdamW on the trained tensors, linear warm-up, cosine."""
+    """How to train: AdamW on the trained tensors, with linear warm-up and a cosine schedule."""
 
     epochs: int = 100
     """passes over the training images"""
@@ -24,7 +24,7 @@ class Schedule:
     lr: float = 1e-3
     """peak learning rate"""
     weight_decay: float = 1e-4
-    """on every trained tensor"""
+    """weight decay of every trained tensor"""
     warmup_epochs: float = 10
     """epochs of linear warm-up"""
     warmup_lr: float = 1e-6
@@ -32,19 +32,20 @@ class Schedule:
     min_lr: float = 1e-5
     """learning rate at the end"""
     drop_path: float = 0.0
-    """stochastic depth of the backbone, growing linearly to this rate at the last block"""
+    """stochastic depth of the backbone; the rate grows linearly to this value at the last block"""
     label_smoothing: float = 0.0
     """label smoothing of the cross-entropy"""
     augment: Literal["none", "flip", "crop"] = "none"
-    """training images: resized only, flipped too, or random crops flipped"""
+    """augmentation of the training images: none = resize only, flip = also random flips, crop = random crops and
+    flips"""
     class_weights: Literal["none", "auto"] = "none"
-    """auto weighs rare classes or labels up: a class by images / (classes * its images), the positives of a label by
-    negatives / positives, from 0.01 to 100"""
+    """auto gives rare classes and labels a larger weight: images / (classes * images of the class) for a class,
+    negatives / positives, limited to 0.01 to 100, for the positives of a label"""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named setting: adapters x reducer x schedule."""
+    """A named combination of adapters, a reducer and a schedule."""
 
     name: str
     about: str
@@ -54,11 +55,11 @@ class Recipe:
 
     @property
     def methods(self) -> Methods:
-        """Its adapters and reducer as one."""
+        """Its adapters and reducer as one object."""
         return Methods(self.adapters, self.reducer)
 
 
-# The papers' positions are shares of the depth, blocks 3, 6, 9 and 6 of 12, so the recipes fit ViT-L too.
+# Block positions are shares of the depth (the papers: blocks 3, 6, 9 and 6 of 12), so the recipes also fit ViT-L.
 # The papers' VTAB settings: AdamW 1e-3, weight decay 1e-4, 100 epochs of which 10 warm-up, batch 64, no augmentation.
 # FPET's code trains with stochastic depth 0.1 and feeds images without mean and std; paretune keeps the backbone's own
 # normalisation, which is what the weights were made for.

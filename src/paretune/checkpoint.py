@@ -1,9 +1,9 @@
-"""Save and load what is trained: `adapter_model.safetensors` and `adapter_config.json`, as HF PEFT names them.
+"""Save and load trained tensors: `adapter_model.safetensors` and `adapter_config.json`, the file names of HF PEFT.
 
-The first file holds exactly the tensors with `requires_grad`, weights of few bits as packed codes, and the units of a
-regression's head, which training measures; the second what they belong to. A backbone that has no name to fetch it by
-(random weights, a local file, a ready-made module) is laid beside them as `backbone.safetensors`, so the folder alone
-suffices. Nothing is ever unpickled, and no path or option read from a folder is followed to another file.
+The first file contains exactly the tensors with `requires_grad` (quantised weights as packed codes) and the units of a
+regression head, which training measures. The second file describes the model. A backbone that cannot be fetched by name
+(random weights, a local file, a ready-made module) is saved beside them as `backbone.safetensors`, so the folder is
+self-contained. Loading never unpickles anything and never opens another file because of a path or option in the folder.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ FORMAT = 2
 
 
 def save(model: Adapted, folder: str | Path, training: dict | None = None) -> None:
-    """Write the trained tensors and all that is needed to load them into `folder`, which is created.
+    """Write the trained tensors, and everything that is needed to load them, into `folder`, which is created.
 
-    training: JSON values to keep with it, such as the schedule. Every file is written under another name first, and the
-    config last. Raises UsageError for a merged model, which has nothing apart from its backbone any more, for tensors
-    that are not finite, and for anything else that `load` would refuse.
+    training: JSON values to keep in the config, such as the schedule. Every file is first written under a temporary
+    name; the config is written last. Raises UsageError for a merged model, whose adapters can no longer be separated
+    from the backbone, for tensors that are not finite, and for anything else that `load` would refuse.
     """
     if model.spec is None:
         raise UsageError(
-            "this model is merged, its adapters are part of the backbone now; save the model before merging"
+            "this model is merged: its adapters are part of the backbone now; save the model before merging"
         )
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -72,8 +72,11 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
 
 
 def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors that training sets and all others, by name, detached, where they are; what several names share, by
-    the first. They are the model's own: what is loaded into it is seen through them."""
+    """Two dicts {name: tensor}: the tensors that training sets, and all others.
+
+    The tensors are detached but still the model's own: they show what is loaded into it later. A tensor with several
+    names is listed under the first one.
+    """
     tensors = model.state_dict(keep_vars=True)
     measured = {id(tensor) for units in units_of(model) for tensor in units.buffers()}
     first = {id(tensor): name for name, tensor in reversed(tensors.items())}
@@ -86,23 +89,23 @@ def split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as a file holds them."""
+    """The tensors as they are written to a file: on the CPU and contiguous."""
     return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def unpacked(trained: dict[str, Tensor], modules: dict[str, Packed]) -> dict[str, Tensor]:
-    """The trained tensors that are stored as they are: those of no packed module."""
+    """The trained tensors that are stored unchanged: those that belong to no packed module."""
     inside = {f"{name}.{own}" for name, module in modules.items() for own, _ in module.named_parameters()}
     return {name: tensor for name, tensor in trained.items() if name not in inside}
 
 
 def layouts(modules: dict[str, Packed]) -> dict[str, dict]:
-    """How the packed modules lie in their two tensors, in order."""
+    """The layouts of the packed modules, in the order in which they are stored."""
     return {name: module.layout() for name, module in modules.items()}
 
 
 def fingerprint(frozen: dict[str, Tensor]) -> str:
-    """sha256 over types, shapes and values of tensors, in the order of their names."""
+    """SHA-256 of the types, shapes and values of the tensors, in the order of their names."""
     digest = hashlib.sha256()
     for _, tensor in sorted(frozen.items()):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -111,7 +114,7 @@ def fingerprint(frozen: dict[str, Tensor]) -> str:
 
 
 def described(model: Adapted) -> dict:
-    """What the model is made of, as JSON values."""
+    """The description of the model, as JSON values."""
     spec = model.spec
     return {
         "library": "paretune",
@@ -128,16 +131,16 @@ def described(model: Adapted) -> dict:
 
 
 def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
-    """The model that `save` wrote, in evaluation mode.
+    """Load the model that `save` wrote, in evaluation mode.
 
-    backbone: a module to use in place of the one that the folder names; its frozen tensors must be the same.
-    Raises UsageError, in a sentence, for anything that is missing, broken, or does not belong together. What the config
-    asks for is tried on the meta device first, and nothing larger than the folder's own tensors is ever made.
+    backbone: a module to use instead of the backbone that the folder names; its frozen tensors must be the same.
+    Raises UsageError for anything that is missing, damaged, or does not belong together. The model is first built on
+    the meta device, so that loading never allocates more memory than the folder's own tensors need.
     """
     folder = Path(folder)
     config = read_config(folder)
     origin = Backbone(**config["backbone"])
-    beside = backbone is None and origin.source != "pretrained"  # whether the folder holds the backbone's own tensors
+    beside = backbone is None and origin.source != "pretrained"  # whether the folder contains the backbone's tensors
     if backbone is None:
         _check_sizes(folder, config, origin)
     tensors = read_tensors(folder / TENSORS)
@@ -160,9 +163,9 @@ def load(folder: str | Path, backbone: nn.Module | None = None) -> Adapted:
 
 
 def _assembled(module: nn.Module, origin: Backbone, config: dict, folder: Path) -> Adapted:
-    """The model of a config on a backbone that is ready, its tensors as they begin."""
+    """The model of a config on an existing backbone, with initial tensors."""
     methods = Methods.from_json(config)
-    task = config.get("task", "multiclass")  # folders of before there were others do not say
+    task = config.get("task", "multiclass")  # older folders have no task
     model = assemble(module, origin, methods.adapters, methods.reducer, config["classes"], task)
     if config["base_model_name_or_path"] != origin.name:
         raise UsageError(f"{folder / CONFIG} lacks or misstates something: it names two backbones; {AGAIN}")
@@ -175,7 +178,7 @@ def _assembled(module: nn.Module, origin: Backbone, config: dict, folder: Path) 
 
 @torch.no_grad()
 def _check_input(module: nn.Module, size: tuple[int, int, int], folder: Path) -> None:
-    """Raise UsageError unless the backbone takes images of this size, which is not its own."""
+    """Raise UsageError unless the backbone accepts images of this size, which differs from its own."""
     try:
         anatomy.embed(module, torch.zeros(1, *size, device=next(module.parameters()).device))
     except (UsageError, RuntimeError, AssertionError) as error:
@@ -186,10 +189,10 @@ def _check_input(module: nn.Module, size: tuple[int, int, int], folder: Path) ->
 
 
 def _check_sizes(folder: Path, config: dict, origin: Backbone) -> None:
-    """Raise UsageError unless the folder's files hold tensors of the names and shapes that its config asks for.
+    """Raise UsageError unless the folder's files have tensors with the names and shapes that its config asks for.
 
-    Compares a model without numbers with the heads of the files. HF PEFT needs real tensors to put its own on: with
-    HF PEFT modules, only the backbone is looked at, and `peftconfig.check` bounds the rest.
+    Compares a model on the meta device with the headers of the files. HF PEFT cannot inject its modules on the meta
+    device; for a model with HF PEFT modules only the backbone is compared, and `peftconfig.check` limits the rest.
     """
     with Unfilled():
         module = _backbone(folder, replace(origin, source="random"))
@@ -207,7 +210,7 @@ def _check_sizes(folder: Path, config: dict, origin: Backbone) -> None:
 
 
 def _check_room(module: nn.Module, folder: Path, origin: Backbone) -> None:
-    """Raise UsageError for a backbone of more numbers than the folder holds, but for its head, which is replaced."""
+    """Raise UsageError if the backbone without its head has more numbers than the folder's file."""
     if origin.source != "pretrained":
         needed = sum(tensor.numel() for name, tensor in module.state_dict().items() if not name.startswith("head"))
         held = sum(tensor.numel() for tensor in heads(folder / BACKBONE).values())
@@ -227,7 +230,7 @@ def _backbone(folder: Path, origin: Backbone) -> nn.Module:
 
 
 def read_config(folder: Path) -> dict:
-    """The JSON of a saved folder. Raises UsageError if there is none or it is not ours."""
+    """The config of a saved folder. Raises UsageError if there is none, or if paretune did not write it."""
     path = folder / CONFIG
     if not path.is_file():
         raise UsageError(f"'{folder}' is not a saved model: it has no {CONFIG}; give the folder that training wrote")
@@ -244,7 +247,7 @@ def read_config(folder: Path) -> dict:
 
 
 def _check_config(config: dict, where: str, advice: str) -> None:
-    """Raise UsageError for a config that nothing is to be built from."""
+    """Raise UsageError for a config from which no model should be built."""
     verify(config, formats.CONFIG, where, advice)
     backbone = config["backbone"]
     check_options(backbone.get("options", {}), backbone["source"] == "pretrained", where)
@@ -266,8 +269,10 @@ def check_index(modules: dict[str, Packed], index: dict[str, dict], folder: Path
 def fill_trained(
     model: nn.Module, trained: dict[str, Tensor], tensors: dict[str, Tensor], index: dict[str, dict], folder: Path
 ) -> None:
-    """Copy what `save` stored of a model into another one, whose `split` is `trained` and more. Raises UsageError
-    unless both are built alike."""
+    """Copy the stored tensors of a model into another one with the same structure.
+
+    trained: the first part of the other model's `split`. Raises UsageError if the structures differ.
+    """
     modules = packed.trained(model)
     check_index(modules, index, folder)
     fill(model, tensors, unpacked(trained, modules) | packed.shapes(modules), folder / TENSORS)

@@ -1,4 +1,4 @@
-"""Method settings to and from JSON, and the help texts that stand under their fields."""
+"""Convert method settings to and from JSON, check them, and read the help texts below their fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paretune.errors import quoted, unknown
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-LARGEST = 10**6  # of whole numbers among settings: ranks, widths, blocks, epochs
+LARGEST = 10**6  # largest whole number of a setting: ranks, widths, blocks, epochs
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -52,7 +52,7 @@ def field_help(kind: type) -> dict[str, str]:
 
 
 def type_problems(config: DataclassInstance) -> list[str]:
-    """Sentences on values that are not of their field's type, not finite, or larger than any setting can be."""
+    """One sentence for every value that has the wrong type, is not finite, or is too large for a setting."""
     typed = list(_typed_values(config))
     kind = type(config).__name__
     problems = [
@@ -68,7 +68,7 @@ def type_problems(config: DataclassInstance) -> list[str]:
 
 
 def choice_problems(config: DataclassInstance) -> list[str]:
-    """Sentences on values that are none of their field's choices."""
+    """One sentence for every value that is not among the choices of its field."""
     problems = []
     for name, value, hint in _typed_values(config):
         if get_origin(hint) is Literal and value not in get_args(hint):

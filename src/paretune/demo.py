@@ -1,4 +1,4 @@
-"""The demo: what each method makes of real handwritten digits in drawn clutter, in a few minutes on a CPU."""
+"""The demo: compares the methods on real handwritten digits in drawn clutter, in a few minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def schedule_of(method: Method, epochs: int = EPOCHS) -> Schedule:
 
 
 def build(method: Method, schedule: Schedule, seed: int, classes: Sequence[str]) -> Adapted:
-    """The embedded backbone as this method wants it."""
+    """The embedded backbone with the adapters and reducer of this method."""
     methods = RECIPES[method.recipe].methods
     return built(EMBEDDED, methods if method.reduced else replace(methods, reducer=None), schedule, classes, seed=seed)
 

@@ -1,35 +1,35 @@
-"""The one error a user can cause."""
+"""UsageError, the error for everything that a user can correct, and helpers for its messages."""
 
 from __future__ import annotations
 
 import reprlib
 from difflib import get_close_matches
 
-SHOWN = 200  # characters of what was given that a message repeats
-LONGEST = 4000  # characters of a message
+SHOWN = 200  # characters of a given value that a message repeats at most
+LONGEST = 4000  # characters of a message at most
 
 
 class UsageError(ValueError):
-    """Something was asked that cannot be done.
+    """The request cannot be fulfilled.
 
     The message says what was asked, what is possible and what to do. The command line prints it without a traceback
     and ends with exit code 2. It is one line that a terminal can show, whatever names and values it repeats.
     """
 
     def __init__(self, sentence: str):
-        half = SHOWN // 2  # of a long word both ends are kept, for a path says most there
+        half = SHOWN // 2  # a long word keeps both ends, which are the most useful parts of a path
         words = (word if len(word) <= SHOWN else f"{word[:half]}...{word[-half:]}" for word in sentence.split(" "))
         shown = printable(" ".join(words))
         super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}...")
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with escapes such as \\x1b for what a terminal would obey or cannot show; characters in `keep` stay."""
+    """The text with escapes such as \\x1b in place of non-printable characters, except for those in `keep`."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 class Diverged(UsageError):
-    """A training whose loss is no number any more: a smaller learning rate may help."""
+    """The training loss is NaN or infinite: a smaller learning rate may help."""
 
 
 def unknown(kind: str, asked: str, known: list[str]) -> UsageError:

@@ -1,9 +1,10 @@
-"""How the project writes: a file or folder appears whole, or not at all, and nobody's half of one stays behind.
+"""Safe writing: a file or folder appears complete or not at all, and no incomplete files are left behind.
 
     .paretune-HOST-PID-RANDOM.tmp   where a file is written: opened exclusively, so that no planted link is followed
-    NAME                            what it becomes in one step, once it is complete
+    NAME                            its final name, which it gets in one step when it is complete
 
-What fails removes its own leftovers; what a killed process left is removed by the next one that writes to the folder.
+A write that fails removes its temporary files. Those of a killed process are removed by the next process that writes to
+the folder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LEFTOVER = re.compile(r"\.paretune-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp")
 
 
 class Staged:
-    """Files that appear in a folder together: written under temporary names, renamed when all of them are complete.
+    """Files that appear in a folder together: written under temporary names and renamed when all are complete.
 
     Example:
 
@@ -43,7 +44,7 @@ class Staged:
         self.folder, self.new = folder, {}
 
     def path(self, name: str) -> Path:
-        """Where to write the file that will be called `name`: an empty file, readable as the umask has it."""
+        """Where to write the file that will be called `name`: an empty file with the permissions of the umask."""
         path = self.new[name] = _temporary(self.folder)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         self.mode = path.stat().st_mode
@@ -57,7 +58,7 @@ class Staged:
         try:
             if failure is None:
                 for name, path in self.new.items():
-                    path.chmod(self.mode)  # safetensors puts a file of its own there, which only its owner may read
+                    path.chmod(self.mode)  # safetensors replaces the file by one that only its owner may read
                     os.replace(path, self.folder / name)
         finally:
             for path in self.new.values():
@@ -69,9 +70,9 @@ class Staged:
 
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
-    """Where to write the content of `path`, which appears at the end, whole. Its folder is there already.
+    """Where to write the content of `path`, which appears complete at the end. Its folder must exist.
 
-    Raises UsageError where `path` is a folder, OSError that names it where it cannot be written.
+    Raises UsageError if `path` is a folder, and OSError, which names it, if it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -82,7 +83,7 @@ def written(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def whole(dest: str | Path) -> Iterator[Path]:
-    """A folder to fill that becomes the new or empty folder `dest` at the end, and goes away where something fails."""
+    """A temporary folder to fill. At the end it becomes the new or empty folder `dest`; an error removes it."""
     dest = Path(dest).absolute()
     dest.parent.mkdir(parents=True, exist_ok=True)
     sweep(dest.parent)
@@ -108,10 +109,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder: its name is free at once, and what a kill leaves of its content is swept later."""
+    """Remove a folder. Its name is free at once; if the process is killed, a later sweep removes the rest."""
     if folder.is_dir() and not folder.is_symlink():
         partial = _temporary(folder.parent)
-        with suppress(FileNotFoundError):  # somebody else removes it
+        with suppress(FileNotFoundError):  # another process removes it
             os.replace(folder, partial)
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -123,7 +124,7 @@ def cache_folder() -> Path:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine that are gone have left half written in `folder`."""
+    """Remove incomplete files in `folder` from processes of this machine that no longer run."""
     for entry in os.scandir(folder) if folder.is_dir() else ():
         found = _LEFTOVER.fullmatch(entry.name)
         if found and found[1] == _host() and not psutil.pid_exists(int(found[2])):
@@ -135,9 +136,9 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def locked(file: Path, taken: str = "") -> Iterator[None]:
-    """Nobody else who asks for the lock `file`, on any process or thread, has it until the end; the empty file stays.
+    """Hold the lock `file` exclusively among all processes and threads until the end. The empty file stays.
 
-    taken: what the UsageError says where someone has it; empty: wait until it is free.
+    taken: the message of the UsageError if the lock is already held; empty: wait until it is free.
     """
     lock = FileLock(file, thread_local=False)
     try:

@@ -1,4 +1,4 @@
-"""Fold what folds, the model as it is served; or take all of it off, the backbone as it came."""
+"""Merge a model: fold its leaves into the backbone for deployment. Or strip it: remove all adapters and the reducer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from paretune.core.target_units import Units
 
 
 def merge(model: Adapted) -> Adapted:
-    """A copy of the model with every leaf (LoRA...) folded into its layer, and the same outputs in evaluation.
+    """A copy of the model with every leaf (LoRA...) folded into its layer. In evaluation its outputs are the same.
 
-    Branches and the reducer stay, they are no linear maps of one layer; their weights of few bits become constants, in
-    the place of codes that are looked up at every forward. The copy is in evaluation mode, nothing in it trains, and it
-    cannot be saved as an adapter any more.
+    Branches and the reducer stay, because they are not linear maps of one layer; their quantised weights become
+    constants, so that no forward pass has to quantise them. The copy is in evaluation mode, has no trainable tensors,
+    and cannot be saved as an adapter any more.
     """
     merged = copy.deepcopy(model).eval().requires_grad_(False)
     peft_modules.fold_all(merged.backbone)  # a leaf may sit on an HF PEFT module, never the other way round
@@ -30,8 +30,10 @@ def merge(model: Adapted) -> Adapted:
 
 
 def stripped(model: Adapted) -> Adapted:
-    """A copy of the model with no adapter and no reducer: its backbone, head and task. What was trained in place, as a
-    full fine-tuning does, stays as it is."""
+    """A copy of the model without adapters and reducer: its backbone, head and task.
+
+    Backbone weights that were trained in place, as in full fine-tuning, keep their trained values.
+    """
     plain = copy.deepcopy(model)
     plain.branches, plain.reducer = nn.ModuleList(), None
     plain.spec = model.spec and replace(model.spec, adapters=(), reducer=None)
@@ -40,7 +42,7 @@ def stripped(model: Adapted) -> Adapted:
 
 
 def _strip(root: nn.Module) -> None:
-    """Take every leaf but the units of a head, and every HF PEFT module off the layers below `root`, in place."""
+    """Remove every leaf except the Units of a head, and every HF PEFT module, below `root`, in place."""
     for name, child in root.named_children():
         if (layer := _below(child)) is not child:
             setattr(root, name, layer)

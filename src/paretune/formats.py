@@ -1,7 +1,7 @@
-"""The JSON that paretune reads back, format by format: which entries there are, of which type, in which range.
+"""The JSON formats that paretune reads back: their entries, with types and ranges.
 
-Whoever writes another entry says it here too; what a file has beyond these is refused where it could choose what is
-built (configs, options), and left alone where it is only told (records, environments).
+Add every new entry of a format here too. Unknown entries are refused in files that decide what is built (configs,
+options), and ignored in files that only report something (records, environments).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from paretune.schema import (
     whole,
 )
 
-MOST_CLASSES = 250_000  # outputs of a head: more than the largest set has, and still no gigabytes
+MOST_CLASSES = 250_000  # outputs of a head: more than the largest data set has, but no gigabytes
 MOST_ADAPTERS = 32
 MOST_SIDE = 8192  # pixels
 MOST_COUNT = 10**12
 
 NAME = text(300)
 PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]*"
-TITLE = text(300, PRINTABLE)  # what a table shows, never an escape for the terminal
+TITLE = text(300, PRINTABLE)  # text for tables, without terminal escapes
 HASH = text(64, r"[0-9a-f]{64}")
 RATE = number(0, 1)
 COUNT = whole(0, MOST_COUNT)
@@ -38,11 +38,11 @@ METHOD = record({"kind": text(100)}, others=SETTING)
 METHODS = {"adapters": array(METHOD, most=MOST_ADAPTERS), "reducer": maybe(METHOD)}
 _TOLD_METHODS = {"adapters": array(record({}, others=SETTING), most=MOST_ADAPTERS),
                  "reducer": maybe(record({}, others=SETTING))}  # fmt: skip
-TOLD = maybe(either(number(), flag, text(2000)))  # shown to people, decides nothing
+TOLD = maybe(either(number(), flag, text(2000)))  # only shown to people
 ENVIRONMENT = table(TOLD, most=100)
 
-# What timm's ViT, DeiT and EVA classes are made with, so far as JSON can say it. All else, such as what loosens the
-# loading of weights or names files, is refused.
+# The arguments of timm's ViT, DeiT and EVA classes that JSON can express. All others are refused, such as those that
+# name files or allow missing weights.
 _pair = either(SIDE, array(SIDE, 2, 2))
 _few = whole(0, 1024)
 _word = maybe(text(50, r"\w*"))

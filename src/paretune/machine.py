@@ -1,4 +1,4 @@
-"""Where something was measured: the machine and the versions of what ran."""
+"""The environment of a measurement: the machine and the versions of the software."""
 
 from __future__ import annotations
 

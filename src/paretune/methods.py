@@ -1,4 +1,4 @@
-"""What is put on a backbone: adapters and a token reducer, as one noun; from JSON and to it, by the registers."""
+"""`Methods`: the adapters and the token reducer of a model as one object, with conversion from and to JSON."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Methods:
 
 
 def completed(settings: dict) -> dict:
-    """`settings` with {adapters, reducer} as this version would write them: what they leave to a default is said.
+    """`settings` with {adapters, reducer} as this version would write them, missing settings filled with defaults.
 
-    So a setting that a method gained since does not make recorded ones look different. Methods that no register holds,
-    or that have settings which are not known here, are left as they are.
+    So recorded settings stay equal after a method gets a new setting. Methods or settings that are unknown to this
+    version are not changed.
     """
     try:
         described = Methods.from_json(settings).to_json()
@@ -54,6 +54,6 @@ def completed(settings: dict) -> dict:
 
 
 def absent(adapters: Sequence[dict], reducer: dict | None) -> list[str]:
-    """The kinds that no register holds."""
+    """The kinds of methods that this version does not know."""
     known = {kind.__name__ for kind in (*ADAPTERS, *REDUCERS)}
     return [one["kind"] for one in [*adapters, *([reducer] if reducer else [])] if one["kind"] not in known]

@@ -1,8 +1,8 @@
-"""Which HF PEFT configs are followed when they come from a saved folder.
+"""Which HF PEFT configs are accepted from a saved folder.
 
-A config of peft can do more than put tuners on layers: import modules, read files, run for hours, or try a regular
-expression that never ends on every name of the model. What is followed is listed here; every other field must have
-peft's own default.
+A config of peft can do more than put tuners on layers: import modules, read files, run for hours, or match a regular
+expression that never ends against every name of the model. The accepted fields are listed here; every other field must
+have peft's own default.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from paretune.schema import array, either, flag, number, one_of, table, text, ve
 
 PASS = "make the module yourself and pass it: load(folder, backbone=...)"
 MOST_RANK = 4096
-# What decides nothing here.
+# Fields that have no effect here.
 IGNORED = ("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
            "inference_mode", "runtime_config")  # fmt: skip
 REPEATED = re.compile(r"(?<!\\)[*+?{]")
-# A repeated group, look-around, a reference back, a repetition of a repetition.
+# A repeated group, look-around, a back-reference, a repetition of a repetition.
 COSTLY = re.compile(r"\)[*+?{]|\(\?|\\\d|[*+?}][*+?{]")
 
 
 def plain(value: Any, name: str) -> Iterator[str]:
-    """A regular expression that is tried fast on any name: nothing costly, three repetitions at most."""
+    """A regular expression that is fast to match on any name: nothing costly, three repetitions at most."""
     yield from text(300, r"[\w.\-\\*+?|()^$\[\]]+")(value, name)
     if isinstance(value, str) and (COSTLY.search(value) or len(REPEATED.findall(value)) > 3 or not _compiles(value)):
         yield f"{name} is {quoted(value)}, which is no plain pattern such as blocks\\.[0-5]\\.attn\\.qkv"
@@ -65,7 +65,7 @@ FIELDS = {
 
 
 def check(described: dict, where: str) -> None:
-    """Raise UsageError, which begins with `where`, for a config of peft that is not followed."""
+    """Raise UsageError, which begins with `where`, for a config of peft that is not accepted."""
     kinds, name = peft_modules.kinds(), described.get("peft_type")
     if not isinstance(name, str) or name not in kinds:
         raise UsageError(f"{where}, backbone.peft: peft_type is {quoted(name)}; known are {', '.join(kinds)}; {PASS}")

@@ -1,4 +1,4 @@
-"""What is asked for: a backbone, adapters, a reducer and a head. `adapt` puts them together."""
+"""`adapt` builds a model from a backbone, adapters, a reducer and a head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from paretune.formats import MOST_CLASSES
 
 @dataclass(frozen=True)
 class Spec:
-    """What an adapted model is made of; with the trained tensors, enough to make it again."""
+    """The settings that an adapted model was made from. Together with the trained tensors they restore the model."""
 
     backbone: Backbone
     adapters: tuple[AdapterSettings, ...]
@@ -41,17 +41,16 @@ def adapt(
     task: Task = "multiclass",
     **options: Any,
 ) -> Adapted:
-    """A frozen backbone with adapters, a token reducer and a head.
+    """Build a model: a frozen backbone with adapters, a token reducer and a head.
 
-    backbone: timm name, `hf-hub:` id, `paretune_tiny`, or a timm module; the module is taken over, not copied, and may
-        hold HF PEFT modules, which then train
-    adapters: settings such as `LoRA(rank=8)`, any number; reducer: settings such as `FPET(block=6)` or None
+    backbone: timm name, `hf-hub:` id, `paretune_tiny`, or a timm module. A module is changed in place, not copied; it
+        may contain HF PEFT modules, which are then trained
+    adapters: a list of settings such as `LoRA(rank=8)`; reducer: settings such as `FPET(block=6)`, or None
     classes: number or names of outputs for a new head, or None to keep the backbone's own head, frozen
-    task: whether the outputs are classes of which one is right, labels of which any may be ("multilabel"), or target
-        numbers ("regression")
+    task: "multiclass" (one class per image), "multilabel" (any number of labels per image) or "regression" (numbers)
     pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local weights file
 
-    Raises UsageError, all problems at once, if the parts do not fit.
+    Raises UsageError, which lists all problems at once, if the parts do not fit.
     """
     if isinstance(backbone, str):
         module = create(backbone, pretrained, checkpoint, options)
@@ -77,7 +76,7 @@ def assemble(
     classes: int | Sequence[str] | None,
     task: Task = "multiclass",
 ) -> Adapted:
-    """Put adapters, reducer and head on a backbone that is ready."""
+    """Put adapters, reducer and head on an existing backbone."""
     names = class_names(classes, task)
     shape = anatomy.shape(module)
     check_methods(adapters, reducer, shape)
@@ -103,7 +102,7 @@ def assemble(
 
 
 def check_methods(adapters: tuple[AdapterSettings, ...], reducer: ReducerSettings | None, shape: Shape) -> None:
-    """Raise one UsageError that says all that is wrong with these settings on a backbone of this shape."""
+    """Raise one UsageError that lists everything that is wrong with these settings on a backbone of this shape."""
     problems = [f"adapters: {one!r} is none, write e.g. LoRA(rank=8)" for one in adapters if not _is_a(one, "attach")]
     if reducer is not None and not _is_a(reducer, "build"):
         problems.append(f"reducer: {reducer!r} is none, write e.g. FPET(block=6)")
@@ -121,7 +120,8 @@ def _is_a(method: object, what: str) -> bool:
 def class_names(classes: int | Sequence[str] | None, task: Task = "multiclass") -> list[str] | None:
     """Names of the outputs; a number n gives "0" ... "n-1".
 
-    Raises UsageError for an unknown task, repeated names, and fewer than two classes, one label or one number.
+    Raises UsageError for an unknown task, for repeated names, and for too few outputs: less than two classes, or less
+    than one label or number.
     """
     if classes is None:
         if known_task(task) != "multiclass":

@@ -1,11 +1,11 @@
-"""What JSON that comes from a file may hold: looked at before anything is built from it.
+"""Checks for JSON that is read from a file. They run before anything is built from it.
 
-A check is a function (value, name) -> sentences on what is wrong with it. Checks are put together:
+A check is a function (value, name) -> sentences that say what is wrong with the value. Checks can be combined:
 
     CONFIG = record(needed={"format": one_of(2), "rank": whole(1, 64)}, optional={"note": text()})
     config = read(path, CONFIG, "save the model again")
 
-Whatever the check, a file is refused that is too large, nested too deep, or holds numbers that are not finite.
+Whatever the check, a file is refused if it is too large, nested too deep, or contains numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from paretune.errors import UsageError, quoted
 
 Check = Callable[[Any, str], Iterator[str]]
 
-MOST_BYTES = 256 * 2**20  # of a file; the largest that is written is a record with all class names and epochs
-DEEPEST = 40  # lists and objects in one another
-LARGEST = 2**64  # of whole numbers: none is written that does not fit into 64 bits
-TOLD = 5  # problems of one file that an error names
+MOST_BYTES = 256 * 2**20  # size limit of a file; the largest one written is a record with all class names and epochs
+DEEPEST = 40  # nesting limit of lists and objects
+LARGEST = 2**64  # limit of whole numbers: paretune writes none that does not fit into 64 bits
+TOLD = 5  # number of problems of one file that an error lists
 
 
 def read(path: Path, check: Check | None = None, advice: str = "write it again") -> dict:
-    """The JSON object in the file `path`. Raises UsageError, in one sentence with `advice`, if it is none or wrong."""
+    """The JSON object in the file `path`. Raises UsageError, with `advice`, if it is not a JSON object or not valid."""
     value = parse(read_text(path, advice), str(path), advice)
     verify(value, check or an_object, str(path), advice)
     return value
 
 
 def read_text(path: Path, advice: str) -> str:
-    """The text of a JSON file. Raises UsageError if it is no regular file, too large, or no UTF-8."""
+    """The text of a JSON file. Raises UsageError if it is not a regular file, too large, or not UTF-8."""
     if not path.is_file():
         raise UsageError(f"{path} is missing or no regular file; {advice}")
     if (size := path.stat().st_size) > MOST_BYTES:
@@ -47,7 +47,7 @@ def read_text(path: Path, advice: str) -> str:
 
 
 def parse(text: str, where: str, advice: str = "write it again") -> Any:
-    """The value of a JSON text. Raises UsageError that begins with `where` if it is none, or one that nobody writes."""
+    """The value of a JSON text. Raises UsageError, which begins with `where`, if it is not valid JSON or not sound."""
     try:
         value = json.loads(text)
     except RecursionError as error:
@@ -60,7 +60,7 @@ def parse(text: str, where: str, advice: str = "write it again") -> Any:
 
 
 def verify(value: Any, check: Check, where: str, advice: str = "write it again") -> None:
-    """Raise UsageError that says `where` and names what is wrong with `value`, five problems at most."""
+    """Raise UsageError, which begins with `where` and lists up to five problems, if `value` does not pass the check."""
     problems = []
     for problem in check(value, ""):
         problems.append(problem)
@@ -72,7 +72,7 @@ def verify(value: Any, check: Check, where: str, advice: str = "write it again")
 
 
 def _unsound(value: Any) -> str:
-    """What no file of paretune holds, if `value` holds it; without recursion, which a deep value would exhaust."""
+    """What is unsound in `value`, "" if nothing is. It uses no recursion, which a deeply nested value would exhaust."""
     level, depth = [value], 0
     while level:
         if (depth := depth + 1) > DEEPEST:
@@ -95,7 +95,7 @@ def _unsound(value: Any) -> str:
 
 
 def anything(value: Any, name: str) -> Iterator[str]:
-    """No problem, whatever it is."""
+    """Accepts every value."""
     yield from ()
 
 
@@ -106,7 +106,7 @@ def an_object(value: Any, name: str) -> Iterator[str]:
 
 
 def text(most: int = 1000, like: str = "", least: int = 0) -> Check:
-    """A text of at most `most` characters, that the regular expression `like` fits as a whole."""
+    """A text of `least` to `most` characters that matches the regular expression `like` as a whole."""
 
     def check(value: Any, name: str) -> Iterator[str]:
         if not isinstance(value, str) or not least <= len(value) <= most:
@@ -130,7 +130,7 @@ def whole(least: int, most: int) -> Check:
 
 
 def number(least: float = -math.inf, most: float = math.inf, above: bool = False) -> Check:
-    """A finite number in a range; `above`: the lowest one does not belong to it."""
+    """A finite number in a range; above=True excludes the lowest value."""
 
     def check(value: Any, name: str) -> Iterator[str]:
         inside = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -157,12 +157,12 @@ def one_of(*choices: Any) -> Check:
 
 
 def maybe(inner: Check) -> Check:
-    """null, or what `inner` takes."""
+    """null, or a value that `inner` accepts."""
     return lambda value, name: iter(()) if value is None else inner(value, name)
 
 
 def either(*options: Check) -> Check:
-    """What any of the checks takes; the sentences are those of the first."""
+    """A value that any of the checks accepts; the problems reported are those of the first check."""
 
     def check(value: Any, name: str) -> Iterator[str]:
         if all(any(True for _ in option(value, name)) for option in options):
@@ -172,7 +172,7 @@ def either(*options: Check) -> Check:
 
 
 def array(inner: Check, least: int = 0, most: int = 10_000) -> Check:
-    """A list of so many values, each of which `inner` takes."""
+    """A list of `least` to `most` values, each of which `inner` accepts."""
 
     def check(value: Any, name: str) -> Iterator[str]:
         if not isinstance(value, list) or not least <= len(value) <= most:
@@ -186,7 +186,7 @@ def array(inner: Check, least: int = 0, most: int = 10_000) -> Check:
 
 
 def table(inner: Check, most: int = 10_000, key: Check | None = None) -> Check:
-    """An object whose values `inner` takes, whatever their names (which `key` takes)."""
+    """An object with any names that `key` accepts and with values that `inner` accepts."""
     key = key or text()
 
     def check(value: Any, name: str) -> Iterator[str]:
@@ -201,7 +201,7 @@ def table(inner: Check, most: int = 10_000, key: Check | None = None) -> Check:
 
 
 def record(needed: dict[str, Check], optional: dict[str, Check] | None = None, others: Check | None = None) -> Check:
-    """An object with the `needed` entries and perhaps `optional` ones; `others` takes the rest, None allows none."""
+    """An object with the `needed` and maybe the `optional` entries; `others` checks all others, None forbids them."""
     optional = optional or {}
 
     def check(value: Any, name: str) -> Iterator[str]:

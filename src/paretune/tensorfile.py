@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors only, never pickles; what is read or saved is finite and fits."""
+"""Read and write files of tensors (safetensors, never pickles), and check that tensors are finite and fit the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from paretune.errors import UsageError, quoted
 
 AGAIN = "save the model again"
-# Of safetensors' names of types, those that tensors of a model have.
+# The types that tensors of a model can have, by their safetensors names.
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -25,7 +25,7 @@ _DTYPES = {
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file. Raises OSError, as other writing does, where the disk is full."""
+    """Write a safetensors file. Raises OSError if the disk is full, like other writing functions."""
     try:
         save_file(tensors, path, metadata)
     except SafetensorError as error:
@@ -45,7 +45,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def heads(path: Path, advice: str = AGAIN) -> dict[str, Tensor]:
-    """What a safetensors file holds, as tensors without numbers: only its head is read. Raises as `read_tensors`."""
+    """The tensors of a safetensors file on the meta device. Reads only the file's header. Raises as `read_tensors`."""
     with opened(path, advice) as file:
         found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         if strange := sorted({one.get_dtype() for one in found.values()} - _DTYPES.keys()):
@@ -78,8 +78,8 @@ def check_finite(name: str, tensor: Tensor, what: str, advice: str) -> None:
 
 
 def check_fit(tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
-    """Raise UsageError unless names and shapes of tensors are the `wanted` ones, and codes are codes, numbers
-    numbers."""
+    """Raise UsageError unless the tensors have the names and shapes of `wanted`, and the same types; floating-point
+    types may differ in width."""
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     if missing or extra:
         says = [f"lacks {missing[0]} (and {len(missing) - 1} more)"] if missing else []

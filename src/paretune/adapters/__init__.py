@@ -1,4 +1,4 @@
-"""One method a file. A new one needs its file and its line below; CLI, JSON, cost and contract tests then find it."""
+"""The adapters, one per file. A new one needs a file and a line below; CLI, JSON, cost and contract tests find it."""
 
 from paretune.adapters.adapter import Adapter
 from paretune.adapters.adaptformer import AdaptFormer

@@ -6,13 +6,14 @@
 
     x' = y + z + s (W_up dropout(act(W_down z + a)) + b)
 
-It stands in series: it reads what the sub-layer adds to the residual stream, where AdaptFormer reads the stream itself.
-`placing="mlp"` is the adapter of NOAH (Zhang et al. 2022, arXiv:2206.04673) and of both papers' tables, with the
-activation u sigmoid(1.702 u); `placing="both"` has a second one behind the attention, as Houlsby et al. have it. They
-let the LayerNorms train too, which is not done here.
+The adapter works in series: it reads what the sub-layer adds to the residual stream, while AdaptFormer reads the stream
+itself. `placing="mlp"` is the adapter of NOAH (Zhang et al. 2022, arXiv:2206.04673) and of both papers' tables, with
+the activation u sigmoid(1.702 u). `placing="both"` adds a second one behind the attention, as in Houlsby et al., who
+also train the LayerNorms; this adapter does not.
 
-NOAH starts `up` at random, so that training begins beside the backbone; here it starts at zero, which begins at the
-backbone itself. Trained parameters on ViT-B/16, width 8: 156,768 behind the MLP, 313,536 behind both.
+NOAH initialises `up` at random, so its outputs differ from the backbone's when training starts. Here `up` starts at
+zero, so training starts from the backbone itself. Trained parameters on ViT-B/16, width 8: 156,768 behind the MLP,
+313,536 behind both.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ class Adapter:
     """A bottleneck of `width` in series with every MLP, or with attention and MLP."""
 
     width: int | tuple[int, ...] = 8
-    """width h of the bottleneck, one for all blocks or one for each; 0 = none in this block"""
+    """width h of the bottleneck, one number for all blocks or one for each; 0 = none in this block"""
     placing: Literal["mlp", "both"] = "mlp"
     """behind the MLP (NOAH), or behind attention and MLP (Houlsby)"""
     scale: float = 1.0
-    """factor s on its output"""
+    """factor s on the adapter's output"""
     activation: Literal["quickgelu", "gelu", "relu"] = "quickgelu"
     """the non-linearity; quickgelu is u sigmoid(1.702 u)"""
     dropout: float = 0.1
     """dropout on the bottleneck"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that have it; None = all"""
+    """0-based blocks that have an adapter; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""

@@ -4,12 +4,12 @@
                 ├────────────────────────────────────+ ── x'
                 └─ down ─ ReLU ─ dropout ─ up ─ * s ─┘        x' = y + MLP(LN y) + s (W_up dropout(relu(W_down y)))
 
-It reads the residual stream itself (no LayerNorm) and joins it outside LayerScale and DropPath. `up` starts at zero.
-Trained parameters on ViT-B/16, width 8: 147,456, with biases 156,768. FPET uses no biases, the original has them.
+It reads the residual stream itself (no LayerNorm); its output is added after LayerScale and DropPath. `up` starts at
+zero. Trained parameters on ViT-B/16, width 8: 147,456, with biases 156,768. FPET uses no biases; the original has them.
 
-`bits` = 1, 2, 4 or 8 quantises both projections, so that a wider bottleneck costs less storage: Bi-AdaptFormer (Jie et
-al. 2023, arXiv:2307.16867) is width 32 at 1 bit, 73,920 bytes for 589,824 weights. `up` then starts near zero, not at
-it, and so training starts near the backbone.
+`bits` = 1, 2, 4 or 8 quantises both projections, so that a wider bottleneck needs less storage: Bi-AdaptFormer (Jie et
+al. 2023, arXiv:2307.16867) has width 32 at 1 bit, 73,920 bytes for 589,824 weights. `up` then starts near zero instead
+of at zero, so training starts near the backbone.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class AdaptFormer:
     """A bottleneck of `width` beside every MLP."""
 
     width: int | tuple[int, ...] = 8
-    """width h of the bottleneck, one for all blocks or one for each; 0 = none in this block"""
+    """width h of the bottleneck, one number for all blocks or one for each; 0 = none in this block"""
     scale: float = 1.0
-    """factor s on its output (0.1 in the original on full data sets, 1 in FPET; Bi-AdaptFormer: chosen per task from
-    0.01, 0.1, 1, 10)"""
+    """factor s on the output of the bottleneck (original on full data sets: 0.1; FPET: 1; Bi-AdaptFormer: chosen per
+    task from 0.01, 0.1, 1, 10)"""
     bias: bool = False
-    """biases in both projections"""
+    """whether both projections have biases"""
     dropout: float = 0.1
     """dropout on the bottleneck"""
     bits: int = 0

@@ -1,29 +1,31 @@
-"""Dense Adapters of Sparse-Tuning: adapters that read what earlier adapters said (Liu et al., arXiv:2405.14700).
+"""Dense Adapters of Sparse-Tuning: adapters that read the outputs of earlier adapters (Liu et al., arXiv:2405.14700).
 
-            DA of block n-3 ── S ── down3 ──┐                 S = whatever reductions lie in between
+            DA of block n-3 ── S ── down3 ──┐                 S = the token reductions in between
             DA of block n-1 ── S ── down2 ──+ ─ ReLU ─ up ─ * s ── DA of block n ──> beside the MLP of block n
             y of block n ────────── down1 ──┘                                   └──> later adapters
 
     DA_n = s W_up r_n,    r_n = relu(W_1 y_n + W_2 S(DA_{n-1}) + W_3 S(DA_{n-3}))          (equations 12 and 13)
 
-Block 0 has only down1, blocks 1 and 2 have down1 and down2, all later ones three (the equations are lost in the text;
-this wiring is the one of the authors' figure and of their parameter counts). All projections have biases; `up` starts
-at zero. y is the residual stream after attention and after the reduction of block n, without LayerNorm.
-Trained parameters on ViT-B/16: 1,091,584 at width 32, 279,808 at width 8.
+Block 0 has only down1, blocks 1 and 2 have down1 and down2, all later blocks have three (the available text of the
+paper lacks the equations; this wiring follows the authors' figure and their parameter counts). All projections have
+biases; `up` starts at zero. y is the residual stream after attention and after the reduction of block n, without
+LayerNorm. Trained parameters on ViT-B/16: 1,091,584 at width 32, 279,808 at width 8.
 
-The further of the two reaches as far as the paper's reductions lie apart, a quarter of the depth: 3 of 12 blocks, 6 of
-24. That too is read from the counts: ViT-L's 2.93 M are 2.94 so, and would be 3.04 with 3.
+The larger of the two distances equals the distance between the paper's reductions, a quarter of the depth: 3 of 12
+blocks, 6 of 24. The parameter counts agree: the paper gives 2.93 M for ViT-L, and this wiring has 2.94 M; with a
+distance of 3 it would have 3.04 M.
 
-The sources are fused by `fuse` (equations 14 to 17, lost too, read from the text and Table VII's parameters):
+`fuse` says how the sources are combined (equations 14 to 17 are missing too; this follows the text and the parameters
+in Table VII):
 
-    input    W_up relu(W (y + S(DA_{n-1}) + S(DA_{n-3})))       one pair of projections a block
+    input    W_up relu(W (y + S(DA_{n-1}) + S(DA_{n-3})))       one pair of projections per block
     inner    as above
-    output   sum over the sources of W_up,i relu(W_i source_i)     a pair of projections a source: 1,598,464 at width 32
+    output   sum over the sources of W_up,i relu(W_i source_i)     a pair per source: 1,598,464 at width 32
 
-What travels is not DA_n (D channels) but the bottlenecks r_n with a constant 1 (h + 1 channels). A reduction is linear
-over tokens and a projection linear over channels, so W_2 S(s (W_up r + b)) = s [W_2 W_up | W_2 b] S([r, 1]): the same
-function and the same gradient at a fraction of cost and memory, also where S does not normalise. `carry="output"` is
-the plain formula, and what a reducer needs that is not linear.
+Later blocks get not DA_n (D channels) but the bottlenecks r_n with a constant 1 (h + 1 channels). A reduction is linear
+over tokens and a projection is linear over channels, so W_2 S(s (W_up r + b)) = s [W_2 W_up | W_2 b] S([r, 1]). This is
+the same function with the same gradient at a fraction of the cost and memory, even if S does not normalise.
+`carry="output"` computes the plain formula; a reducer that is not linear needs it.
 """
 
 from __future__ import annotations
@@ -46,22 +48,22 @@ class DenseAdapter:
     """Densely connected bottlenecks beside every MLP."""
 
     width: int | tuple[int, ...] = 32
-    """width h of the bottlenecks, one for all blocks or one for each; 0 = none in this block"""
+    """width h of the bottlenecks, one number for all blocks or one for each; 0 = none in this block"""
     scale: float = 1.0
-    """factor s on their output"""
+    """factor s on the adapters' output"""
     reads: tuple[int, ...] | None = None
-    """the earlier adapters that each one reads, as distances in blocks, where there are such blocks; () = none, a plain
-    adapter; None = 1 and a quarter of the depth: 1, 3 of 12 blocks"""
+    """which earlier adapters each adapter reads, as distances in blocks; () = none, a plain adapter; None = 1 and a
+    quarter of the depth: 1, 3 of 12 blocks"""
     start: int = 0
-    """0-based block from which on they read further back than one block"""
+    """first 0-based block whose adapter reads further back than one block"""
     fuse: Literal["inner", "input", "output"] = "inner"
-    """where what is read comes together: in the bottleneck, before it, or after it"""
+    """where the sources are combined: inside the bottleneck, at its input, or at its output"""
     carry: Literal["activation", "output"] = "activation"
-    """what travels to later adapters: the narrow activation, or the D-wide output as the paper writes it"""
+    """what later adapters get: the narrow activation, or the D-wide output as in the paper's formula"""
     dropout: float = 0.0
-    """dropout on the bottlenecks; the paper does not say, its code has none, AdaptFormer 0.1"""
+    """dropout on the bottlenecks (not stated in the paper; the authors' code: none; AdaptFormer: 0.1)"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that have an adapter, which read each other where `reads` finds one; None = all"""
+    """0-based blocks that have an adapter; adapters read only from these blocks; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -80,14 +82,14 @@ class DenseAdapter:
         body.branch(DenseBranch(body.shape, self, body.fresh("dense")))
 
     def sources(self, block: int, shape: Shape) -> list[int]:
-        """The blocks whose adapters the one of `block` reads, nearest first."""
+        """The blocks whose adapters are read by the adapter of `block`, nearest first."""
         reads = {1, max(shape.depth // 4, 1)} if self.reads is None else self.reads
         found = [block - back for back in sorted(reads) if back == 1 or block >= self.start]
         return [source for source in found if source in shape.per_block(self.blocks, self.width)]
 
 
 class DenseBlock(nn.Module):
-    """The projections of one block: `down[0]` reads the stream, `down[1:]`, if there are, the adapters of `sources`."""
+    """The projections of one block: `down[0]` reads the stream, `down[1:]` (if any) the adapters of `sources`."""
 
     def __init__(self, sources: list[int], channels: int, width: int, config: DenseAdapter):
         super().__init__()
@@ -103,7 +105,7 @@ class DenseBlock(nn.Module):
         self.down, self.up = nn.ModuleList(down), nn.ModuleList(up)
 
     def spoken(self) -> Tensor:
-        """The sum of all `up` as a linear map of their inputs and a constant 1: (D, ups * h + 1)."""
+        """The sum of all `up` projections as one linear map of their inputs and a constant 1: (D, ups * h + 1)."""
         ups = [known(nn.Linear, up) for up in self.up]
         return torch.cat([*(up.weight for up in ups), total([up.bias for up in ups])[:, None]], dim=1)
 
@@ -138,20 +140,20 @@ class DenseBranch(Branch):
         return tokens.plus(output).carry(states)
 
     def key(self, block: int) -> str:
-        """The name under which the adapter of this block travels."""
+        """The name under which the state of this block's adapter is carried."""
         return f"{self.name}.{block}"
 
     def carried(self, source: int, tokens: Tokens) -> Tensor:
-        """What travels from block `source`, for the tokens of now: (B, N, ups * h + 1), or (B, N, D) as it is."""
+        """The state from block `source` for the current tokens: (B, N, ups * h + 1), or (B, N, D) if carry="output"."""
         if self.narrow and not all(step.reduction.linear for step in tokens.trail if step.block > source):
             raise UsageError(
-                "DenseAdapter carry='activation' holds only where tokens merge by a linear map, and this reducer takes "
+                "DenseAdapter carry='activation' works only if tokens merge by a linear map, and this reducer takes "
                 "the maximum; use carry='output'"
             )
         return tokens.carried[self.key(source)]
 
     def bottlenecks(self, here: DenseBlock, x: Tensor, said: list[tuple[int, Tensor]]) -> list[Tensor]:
-        """One (B, N, h) for every `up`, from the stream x (B, N, D) and what the sources said."""
+        """The input of every `up`, (B, N, h) each, from the stream x (B, N, D) and the states of the sources."""
         first, *others = [known(nn.Linear, down) for down in here.down]
         if self.fuse == "input":
             if not self.narrow:
@@ -162,7 +164,7 @@ class DenseBranch(Branch):
         return [total([first(x), *heard])] if self.fuse == "inner" else [first(x), *heard]
 
     def reading(self, down: nn.Linear, source: int) -> Tensor:
-        """The weight of `down` on what travels from block `source`: (h, ups * h + 1), or (h, D) as it is."""
+        """The weight of `down` for the state from block `source`: (h, ups * h + 1), or (h, D) if carry="output"."""
         if not self.narrow:
             return down.weight
         return self.scale * down.weight @ known(DenseBlock, self.blocks[str(source)]).spoken()

@@ -1,6 +1,6 @@
-"""Full fine-tuning: the baseline that every table of both papers starts with.
+"""Full fine-tuning: the first baseline in every table of both papers.
 
-            every tensor of the backbone trains, position embeddings and norms included
+            every tensor of the backbone is trained, including position embeddings and norms
 
 ViT-B/16: 85,798,656 parameters without the head (Sparse-Tuning, arXiv:2405.14700, Table I).
 """
@@ -15,10 +15,10 @@ from paretune.core.method import Shape
 
 @dataclass(frozen=True)
 class Full:
-    """The whole backbone trains, or some of its blocks."""
+    """Trains the whole backbone, or some of its blocks."""
 
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that train, and nothing outside of them; None = the whole backbone"""
+    """0-based blocks to train, without anything outside of them; None = the whole backbone"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""

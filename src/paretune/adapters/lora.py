@@ -4,13 +4,13 @@
                 │                       + ── y         y = W x + scale * B dropout(A x)
                 └─ A ─ dropout ─ B ─ s ─┘              A (r, in)  B (out, r)
 
-Separate pairs for the queries and the values of a fused qkv, as in the two papers; `scale` multiplies directly (there
-is no alpha / r), dropout sits in rank space. B starts at zero, so training starts from the backbone itself.
-Trained parameters on ViT-B/16, q and v, rank 8: 4 L D r = 294,912.
+The queries and the values of a fused qkv have separate pairs A and B, as in the two papers. `scale` multiplies the
+update directly (there is no alpha / r); dropout is between A and B. B starts at zero, so training starts from the
+backbone itself. Trained parameters on ViT-B/16, q and v, rank 8: 4 L D r = 294,912.
 
-`bits` = 1, 2, 4 or 8 quantises A and B, so that a higher rank costs less storage: Bi-LoRA (Jie et al. 2023,
-arXiv:2307.16867) is rank 32 at 1 bit, 147,840 bytes for 1,179,648 weights. B then starts near zero, not at it, and so
-training starts near the backbone.
+`bits` = 1, 2, 4 or 8 quantises A and B, so that a higher rank needs less storage: Bi-LoRA (Jie et al. 2023,
+arXiv:2307.16867) has rank 32 at 1 bit, 147,840 bytes for 1,179,648 weights. B then starts near zero instead of at zero,
+so training starts near the backbone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LoRA:
     """Low-rank updates of linear layers; folds into the backbone."""
 
     rank: int | tuple[int, ...] = 8
-    """rank r of the updates, one for all blocks or one for each; 0 = none in this block"""
+    """rank r of the updates, one number for all blocks or one for each; 0 = none in this block"""
     scale: float = 1.0
     """factor on every update (Bi-LoRA: chosen per task from 0.01, 0.1, 1, 10)"""
     dropout: float = 0.1
@@ -90,7 +90,7 @@ class LowRank(nn.Module):
 
 
 class LoRALeaf(Leaf):
-    """One LowRank for every named block of output rows of a Linear; `None` stands for all rows."""
+    """One LowRank for every named range of output rows of a Linear; `None` means all rows."""
 
     def __init__(self, inputs: int, outputs: int, parts: dict[str, tuple[int, int] | None], rank: int, config: LoRA):
         super().__init__()
@@ -101,7 +101,7 @@ class LoRALeaf(Leaf):
 
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
         y = layer(x)
-        if not torch.is_grad_enabled():  # no copy of all that q, k and v are
+        if not torch.is_grad_enabled():  # in place, to avoid a copy of q, k and v
             for name, (start, stop) in self.rows.items():
                 update = known(LowRank, self.low_rank[name])
                 y[..., start:stop].add_(update.unscaled(x), alpha=update.scale)

@@ -1,4 +1,4 @@
-"""RepAdapter: a linear bottleneck before attention and MLP, which folds into them (Luo et al. 2023, arXiv:2302.08106).
+"""RepAdapter: a foldable linear bottleneck before attention and MLP (Luo et al. 2023, arXiv:2302.08106).
 
             z ──┬───────────────────────────────┐
                 │                               + ── R z ── qkv or fc1         R z = z + s (B dropout(A z + a) + b)
@@ -6,10 +6,10 @@
 
             A (r, D)      B (D, r) of `groups` diagonal blocks: each part of the channels reads its own part of the r
 
-R acts on what the linears read, after the LayerNorm. It is affine, so they take it up: their weights become
-W + s W B A, their bias gains s W (B a + b). Where queries, keys and values, or the two halves of a SwiGLU, are linears
-of their own, each has an R. B, a and b start at zero, so training starts from the backbone itself. Trained parameters
-on ViT-B/16, rank 8, two groups: 239,808, of which 221,184 are the weights, the number that is published.
+R acts on the input of the linears, after the LayerNorm. It is affine, so it can be folded into them: their weights
+become W + s W B A, and s W (B a + b) is added to their bias. If queries, keys and values, or the two halves of a
+SwiGLU, are separate linears, each has its own R. B, a and b start at zero, so training starts from the backbone itself.
+Trained parameters on ViT-B/16, rank 8, two groups: 239,808, of which 221,184 are weights, the published number.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class RepAdapter:
     """A linear bottleneck before attention and MLP; folds into the backbone."""
 
     rank: int | tuple[int, ...] = 8
-    """width r of the bottleneck, one for all blocks or one for each; 0 = none in this block"""
+    """width r of the bottleneck, one number for all blocks or one for each; 0 = none in this block"""
     groups: int = 2
-    """diagonal blocks of the up-projection"""
+    """number of diagonal blocks of the up-projection"""
     scale: float = 1.0
-    """factor s on its output (chosen per task from 0.1, 0.5, 1, 5, 10)"""
+    """factor s on the output of the bottleneck (the authors choose it per task from 0.1, 0.5, 1, 5, 10)"""
     dropout: float = 0.1
     """dropout on the bottleneck"""
     before: Literal["attn mlp", "attn", "mlp"] = "attn mlp"
-    """which sub-layers read through it"""
+    """which sub-layers have a bottleneck before them"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that have it; None = all"""
+    """0-based blocks that have bottlenecks; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""

@@ -1,18 +1,19 @@
-"""VPT: trained tokens that the blocks attend to, visual prompts (Jia et al. 2022, arXiv:2203.12119).
+"""VPT: visual prompts, trained tokens that the blocks attend to (Jia et al. 2022, arXiv:2203.12119).
 
             deep      [CLS | p p p | patches] ─ block 0 ─ [CLS | · · · | patches] ─ block 1 ─ ...
-                             P_0                                 P_1 takes the place of what block 0 made of P_0
+                             P_0                                 P_1 replaces the output of block 0 for P_0
 
-            shallow   P_0 enters once, before the first block, and flows through all of them
+            shallow   P_0 is added once, before the first block, and goes through all blocks
 
-Prompts stand between the prefix and the patches, have no position and no part in pooling. No reducer merges or drops
-one, none is asked for attention, and each counts as one token where attention weighs tokens by size. The frozen
-backbone is not changed at all, and the classifier reads what it always reads. Prompts start uniform within
-sqrt(6 / (3 h w + D)) for patches of h x w pixels, so training begins beside the backbone, not at it.
+Prompts stand between the prefix and the patches. They have no position, and pooling leaves them out. Reducers never
+merge or drop them and do not use their attention. Each counts as one token if attention weights tokens by size. The
+frozen backbone does not change, and the classifier reads the same tokens as before. Prompts are initialised uniformly
+within sqrt(6 / (3 h w + D)) for patches of h x w pixels, so at the start of training the outputs already differ from
+the backbone's.
 
-Trained parameters: p D a block, on ViT-B/16 with 10 prompts 92,160 deep and 7,680 shallow. A prompt costs what a token
-costs. The authors choose p per task from 1, 5, 10, 50, 100, 200. Several sizes, one for each block, give NOAH's prompts
-(arXiv:2206.04673): where a size is 0, the prompts of the block before stay.
+Trained parameters: p D per block, on ViT-B/16 with 10 prompts 92,160 deep and 7,680 shallow. A prompt costs as much
+compute as any token. The authors choose p per task from 1, 5, 10, 50, 100, 200. Different sizes for the blocks give
+NOAH's prompts (arXiv:2206.04673): in a block of size 0, the prompts of the previous block stay.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ class VPT:
     """Prompts: trained tokens in front of the patches."""
 
     prompts: int | tuple[int, ...] = 10
-    """how many, one number for all blocks or one for each; 0 = the block before's stay"""
+    """number of prompts, one for all blocks or one for each; 0 = keep the prompts of the previous block"""
     deep: bool = True
-    """new prompts in front of every block; otherwise once, in front of the first of `blocks`"""
+    """new prompts before every block; False = only before the first of `blocks`"""
     dropout: float = 0.1
     """dropout on the prompts (the authors: 0.1 deep, 0 shallow)"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that have prompts of their own before them; None = all"""
+    """0-based blocks that get new prompts; None = all"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
         several = isinstance(self.prompts, tuple) and not self.deep
         return [
             *shape.block_problems("VPT", self.blocks, "prompts", self.prompts),
-            *([f"VPT prompts={self.prompts} deep=False: shallow prompts are one number"] if several else []),
+            *([f"VPT prompts={self.prompts} deep=False: give one number for shallow prompts"] if several else []),
             *([f"VPT dropout={self.dropout}: must be in [0, 1)"] if not 0 <= self.dropout < 1 else []),
         ]
 
@@ -59,7 +60,7 @@ class VPT:
 
 
 class PromptBranch(Branch):
-    """Prompts (p, D) by block: counts {block: p}."""
+    """The prompts (p, D) of every block, from counts {block: p}."""
 
     places = ("enter",)
 

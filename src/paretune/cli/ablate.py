@@ -17,7 +17,7 @@ _OUT = Path("ablation")
 def ablate(
     paper: Annotated[str, typer.Argument(help="sparse-tuning or fpet.")],
     tables: Annotated[
-        list[str] | None, typer.Argument(help="Tables of it, such as V IX or figure-3; all by default.")
+        list[str] | None, typer.Argument(help="Tables of the paper, such as V IX or figure-3; all by default.")
     ] = None,
     model: options.Model = "vit_base_patch16_224",
     data: Annotated[
@@ -28,14 +28,14 @@ def ablate(
     epochs: Annotated[int, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")] = 32,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate.")] = 1e-3,
-    out: Annotated[Path, typer.Option(help="Folder of the trainings; finished ones are not run again.")] = _OUT,
+    out: Annotated[Path, typer.Option(help="Folder for the training runs; finished runs are not repeated.")] = _OUT,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """The rows of a paper's ablations: parameters and MACs beside the printed ones, and accuracy on your own images.
+    """Compute the rows of a paper's ablations: parameters and MACs beside the printed ones, accuracy on your images.
 
-    Without --data nothing is trained. With it every row is trained from every seed; an interrupted command goes on
-    where it was. The model must have as many blocks as the rows name: 12.
+    Without --data nothing is trained. With --data every row is trained with every seed. To continue after an
+    interruption, run the same command again. The model must have as many blocks as the rows need: 12.
     """
     from paretune.catalogue import Schedule
     from paretune.papers.ablation import ablation

@@ -17,35 +17,39 @@ from paretune.errors import UsageError
 def bench(
     model: options.Model,
     recipe: Annotated[
-        list[str], typer.Option(metavar="NAME ...", help="One or several; timm's own forward is always measured too.")
+        list[str],
+        typer.Option(metavar="NAME ...", help="One or several recipes; timm's own forward is always included."),
     ] = ["sparse-tuning"],  # noqa: B006 - typer reads it, nobody changes it
     batch: Annotated[list[int], typer.Option(metavar="N ...", help="Batch sizes.")] = [1, 8, 32],  # noqa: B006
     image_size: options.ImageSize = None,
     device: options.Device = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     compile_: Annotated[
-        bool, typer.Option("--compile", help="torch.compile everyone; its time is told apart.")
+        bool, typer.Option("--compile", help="Use torch.compile for all models; compile time is reported separately.")
     ] = False,
-    train: Annotated[bool, typer.Option("--train", help="Also training steps and the memory that they need.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Also measure training steps and their memory.")] = False,
     merge: Annotated[
         bool, typer.Option("--merge", help="Fold leaves such as LoRA before the forward is timed.")
     ] = False,
     baseline: Annotated[
-        str, typer.Option(help="Whom ratios refer to: timm, or a recipe that keeps all tokens.")
+        str, typer.Option(help="Reference of the ratios: timm, or a recipe that keeps all tokens.")
     ] = "timm",
-    rounds: Annotated[int, typer.Option(help="Timed runs of everyone, in turns.")] = 15,
-    warmup: Annotated[int, typer.Option(help="Untimed runs of everyone before.")] = 2,
-    threads: Annotated[int | None, typer.Option(help="Of torch on a CPU; by default as many as it takes.")] = None,
+    rounds: Annotated[int, typer.Option(help="Timed runs of every model; the models take turns.")] = 15,
+    warmup: Annotated[int, typer.Option(help="Untimed runs of every model before the timed ones.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of torch on a CPU; torch's own choice by default.")
+    ] = None,
     rss: Annotated[
-        bool | None, typer.Option(help="Peak of the resident memory, on Linux; by default with --train on a CPU.")
+        bool | None, typer.Option(help="Measure the peak resident memory (Linux); by default with --train on a CPU.")
     ] = None,
     set_: options.SetEach = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result to this file.")] = None,
 ) -> None:
-    """Time and memory of recipes beside the plain backbone with fused attention, measured on this machine.
+    """Measure time and memory of recipes on this machine, beside the plain backbone with fused attention.
 
-    Everyone runs once a round, in shuffled order; medians, spreads, and ratios to the baseline of the same round.
-    Ctrl-C prints what is measured so far. --recipe, --batch and --set take several values: --batch 1 8 32.
+    Every model runs once per round, in shuffled order. The output has medians, spreads, and ratios to the baseline in
+    the same round. Ctrl-C prints what was measured so far. --recipe, --batch and --set take several values, as in
+    --batch 1 8 32.
     """  # fmt: skip
     if json_ is not None and (json_.is_dir() or not json_.absolute().parent.is_dir()):
         raise UsageError(f"--json {json_}: name a file in a folder that exists")
@@ -62,7 +66,7 @@ def bench(
             threads=threads, rss=rss, watch=watch,
         )  # fmt: skip
     if not result.complete:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever presses again wants to leave at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
     if json_ is not None:
         write_json(json_, result.to_dict())
     console = Console(highlight=False)
@@ -75,7 +79,7 @@ def bench(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr where that is a terminal; drawn between measurements only, so that it costs none of them time."""
+    """A progress bar on stderr if that is a terminal. It is drawn only between measurements, not during them."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

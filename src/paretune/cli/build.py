@@ -1,4 +1,4 @@
-"""From the words of the command line to a recipe and a model."""
+"""Build a recipe and a model from the options of the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paretune.train.prepare import built
 def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> Recipe:
     """The recipe `name` with every --set, and with the entries of `schedule` that are not None.
 
-    Warm-up keeps its share of the training where only the number of epochs is changed.
+    If only the number of epochs changes, warm-up keeps its share of the training.
     """
     chosen = override(recipe(name), assignments or [])
     asked = {key: value for key, value in schedule.items() if value is not None}
@@ -26,7 +26,7 @@ def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> R
 
 
 def chosen_recipes(names: list[str], assignments: list[str]) -> list[Recipe]:
-    """The recipes with every --set: KEY=VALUE is for all of them, NAME.KEY=VALUE for one."""
+    """The recipes with every --set: KEY=VALUE applies to all of them, NAME.KEY=VALUE to one."""
     own, common = {name: [] for name in names}, []
     for assignment in assignments:
         name, _, rest = assignment.partition(".")
@@ -44,7 +44,7 @@ def build(
     seed: int = 0,
     task: Task = "multiclass",
 ) -> Adapted:
-    """The backbone `name` as `recipe` wants it; new tensors are drawn from `seed`."""
+    """The backbone `name` with the methods of `recipe`; `seed` initialises the new tensors."""
     options = {} if image_size is None else {"img_size": image_size}
     given = {"seed": seed, "task": task, "pretrained": pretrained, "checkpoint": checkpoint}
     return built(name, recipe.methods, recipe.schedule, classes, **given, **options)

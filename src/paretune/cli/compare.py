@@ -23,24 +23,26 @@ def compare(
         ),
     ],
     baseline: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="Whom differences refer to; the first by default.")
+        str | None, typer.Option(metavar="RECIPE", help="Reference of the differences; the first entry by default.")
     ] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="Also a table with every task.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Print it though the protocols differ, and say so.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare although the protocols differ; the output says so.")
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
             help="Draw accuracy over multiply-accumulates into this .png, .svg or .pdf; needs paretune[plot]."
         ),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a page for documentation.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown page.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the results of recipes: flat and group mean with 95 % intervals over seeds, differences paired by seed
     and task.
 
-    Refuses results whose protocols, data or backbones differ, and names every difference. Tells the known traps: lossy
-    pictures, foreign normalisation, mixed kinds of means, selection on the test.
+    Refuses results whose protocols, data or backbones differ, and names every difference. Warns of the known traps:
+    lossy images, wrong normalisation, mixed kinds of means, selection on the test images.
     """  # fmt: skip
     if markdown and as_json:
         raise UsageError("--markdown and --json are two ways to print the same: choose one")

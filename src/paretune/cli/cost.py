@@ -16,37 +16,39 @@ from paretune.errors import UsageError
 def cost(
     model: options.Model,
     recipe: Annotated[
-        list[str], typer.Option(metavar="NAME ...", help="One or several; `paretune list recipes` shows them.")
+        list[str], typer.Option(metavar="NAME ...", help="One or several recipes; `paretune list recipes` shows them.")
     ] = ["sparse-tuning"],  # noqa: B006 - typer reads it, nobody changes it
     classes: Annotated[
         int | None, typer.Option(min=2, max=250_000, help="Outputs of a new head; the backbone's own by default.")
     ] = None,
     set_: options.Set = None,
     image_size: options.ImageSize = None,
-    detail: Annotated[bool, typer.Option("--detail", help="Per block and per kind of module.")] = False,
+    detail: Annotated[
+        bool, typer.Option("--detail", help="Also show the cost per block and per kind of module.")
+    ] = False,
     sizes: Annotated[
         list[int] | None,
-        typer.Option(min=1, metavar="N ...", help="How cost grows with the side of the image: --sizes 224 384 512."),
+        typer.Option(min=1, metavar="N ...", help="Show how cost grows with the image size: --sizes 224 384 512."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw --sizes into this .png, .svg or .pdf; needs paretune[plot].")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Trained parameters, multiply-accumulates and tokens per block, before anything is trained. Needs no weights.
+    """Show trained parameters, multiply-accumulates and tokens per block, before any training. Needs no weights.
 
-    MACs are multiply-accumulates of one image. Both papers print the same count under the name FLOPs; counted as
-    operations it would be twice as many.
+    MACs are the multiply-accumulates for one image. Both papers call the same count FLOPs; the number of operations
+    would be twice as large.
     """
     from paretune.cli.build import chosen_recipe
 
     chosen = [chosen_recipe(name, set_, {}) for name in recipe]
     if sizes:
         if detail or image_size is not None:
-            raise UsageError("--sizes shows whole models at sizes of its own: leave out --detail and --image-size")
+            raise UsageError("--sizes shows whole models at the given sizes: leave out --detail and --image-size")
         return _growth(model, chosen, sizes, classes, plot, as_json)
     if plot is not None:
-        raise UsageError("--plot draws how cost grows with the image: say for which sizes, --sizes 224 384 512")
+        raise UsageError("--plot draws how cost grows with the image: give the sizes too, as in --sizes 224 384 512")
     return _costs(model, chosen, image_size, classes, detail, as_json)
 
 

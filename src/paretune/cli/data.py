@@ -11,7 +11,7 @@ from paretune.cli import options
 from paretune.cli.output import answer, say, table
 from paretune.errors import plain
 
-app = typer.Typer(help="Look at data sets before you train on them, and write them in another form.",
+app = typer.Typer(help="Check data sets before you train on them, and convert them to another form.",
                   no_args_is_help=True)  # fmt: skip
 
 
@@ -20,10 +20,10 @@ def verify(
     path: Annotated[str, typer.Argument(help="Data of any form that --data takes, or the folder of VTAB-1K's tasks.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Read every image, and say what is there and what is wrong: exit code 0 if data are sound, 1 if not.
+    """Read every image and report the content and its problems: exit code 0 if the data are sound, 1 if not.
 
-    Missing, damaged and doubled images, images in two splits, counts of well-known sets, lossy JPEG or lossless
-    pixels, sizes, and a hash of the content. Exit code 2: there are no such data.
+    Reports missing, damaged and duplicate images, images in two splits, wrong counts of well-known sets, lossy JPEG or
+    lossless pixels, sizes, and a hash of the content. Exit code 2: the data were not found.
     """
     from paretune.data.verify import verify, verify_vtab
     from paretune.data.vtab import task_folders
@@ -48,16 +48,16 @@ def convert(
     to: Annotated[str, typer.Option(help="shards, or folder: one folder per class.")],
     shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 1000,
     size: Annotated[
-        int | None, typer.Option(min=1, help="Shrink images until the shorter side has so many pixels.")
+        int | None, typer.Option(min=1, help="Shrink images until the shorter side has this many pixels.")
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="png or jpg (quality 95); as it is by default.")
+        str | None, typer.Option("--format", help="png or jpg (quality 95); unchanged by default.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write data as tar shards, which webdataset reads too, or as a folder of class folders.
+    """Write data as tar shards, which webdataset can read too, or as a folder of class folders.
 
-    Files are copied byte for byte where neither --size nor --format asks for others. DEST appears at the end, whole.
+    Without --size and --format, files are copied byte for byte. DEST appears only at the end, when it is complete.
     """
     from paretune.data.convert import convert
 
@@ -108,7 +108,7 @@ def _columns(report) -> str:
 
 
 def _extremes(balance: dict) -> tuple[str, str]:
-    """The smallest and the largest class with its images; nothing where answers are numbers."""
+    """The smallest and the largest class with its number of images; empty for a regression."""
     counts = balance.get("per_class")
     if not counts:
         return "-", "-"

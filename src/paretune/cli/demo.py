@@ -17,8 +17,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the trained adapters, the table and the picture.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, max=options.MOST_SEED, help="Of the data and of training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Epochs per method; 10 unless told.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=options.MOST_SEED, help="Seed of the data and of training.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Epochs per method; 10 by default.")] = None,
     images: Annotated[Path | None, typer.Option(help="Only write the demo's images into this new folder.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -44,7 +44,7 @@ def demo(
 
 
 def write(result: dict, out: Path) -> None:
-    """result.json and table.md in `out`."""
+    """Write result.json and table.md into `out`."""
     from paretune.files import write_json, written
 
     write_json(out / "result.json", result)

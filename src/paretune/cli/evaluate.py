@@ -21,14 +21,14 @@ def evaluate(
     device: options.Device = "auto",
     skip_unreadable: options.SkipUnreadable = False,
     confusion: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw which classes are taken for which: .png, .svg or .pdf.")
+        Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix into this .png, .svg or .pdf.")
     ] = None,
-    worst: Annotated[int, typer.Option(min=0, help="Name so many of the most frequent wrong answers.")] = 0,
+    worst: Annotated[int, typer.Option(min=0, help="Show this many of the most frequent confusions.")] = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Scores of a trained model on labelled images, over all and for every class, label or number.
+    """Score a trained model on labelled images, overall and for every class, label or number.
 
-    Where training split the data itself, val and train mean the same images as then.
+    If training split the data itself, val and train are the same images as in training.
     """
     from paretune.checkpoint import load
     from paretune.data.task import known_task
@@ -55,10 +55,10 @@ def evaluate(
 
 
 def _check(task: str, confusion: Path | None, worst: int) -> None:
-    """Refuse what cannot be, before anything is computed."""
+    """Refuse impossible options before anything is computed."""
     if task != "multiclass" and (confusion is not None or worst):
         raise UsageError(
-            f"the model's task is {task}, where no class is taken for another: leave out --confusion and --worst"
+            f"the model's task is {task}, which has no confusions of classes: leave out --confusion and --worst"
         )
     if confusion is not None:
         from paretune.show.figure import check_plot

@@ -23,10 +23,10 @@ class Kind(str, Enum):
 
 
 def list_known(
-    kind: Annotated[Kind | None, typer.Argument(help="One kind only.")] = None,
+    kind: Annotated[Kind | None, typer.Argument(help="List only this kind.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """The backbones, recipes, adapters and reducers that paretune knows, with their settings."""
+    """List the backbones, recipes, adapters and reducers that paretune knows, with their settings."""
     kinds = list(Kind) if kind is None else [kind]
     found = {k.value: _FIND[k]() for k in kinds}
     answer(found, as_json, lambda: [_SAY[k](found[k.value]) for k in kinds])

@@ -1,4 +1,4 @@
-"""The commands, and how errors end them. Nothing here imports torch, so that --help is instant."""
+"""The commands, and how errors end them. Nothing in this file imports torch, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from paretune.cli.suite import app as suite
 from paretune.cli.train import train
 from paretune.errors import UsageError, printable
 
-# What click raises for words that no command takes; typer brings a click of its own in some versions.
+# The exceptions of click for unknown arguments; some versions of typer contain their own copy of click.
 _Misused = typer.BadParameter.__bases__[0]
 # No room on the disk, or in the user's share of it; files.FULL is the same, and would take time to import here.
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class _Commands(TyperGroup):
-    """Ends with one sentence on stderr: exit code 2 where something else must be asked, 1 where the disk is full. Real
-    bugs keep their traceback."""
+    """Ends with one sentence on stderr: exit code 2 if the command must be changed, 1 if the disk is full. Real bugs
+    keep their traceback."""
 
     def invoke(self, ctx):
         code = 2

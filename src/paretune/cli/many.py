@@ -1,4 +1,4 @@
-"""Options that take several values after one flag: `--batch 1 8` says the same as `--batch 1 --batch 8`."""
+"""Options that take several values after one flag: `--batch 1 8` is the same as `--batch 1 --batch 8`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typer.core import TyperCommand
 
 
 class ManyValues(TyperCommand):
-    """A command without arguments, so that a bare word belongs to the repeatable option before it."""
+    """A command without arguments, in which a plain word belongs to the repeatable option before it."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         """Read the words of the command line."""

@@ -7,30 +7,30 @@ from typing import Annotated
 
 import typer
 
-MOST_SEED = 2**63 - 1  # more does not fit into the numbers that generators and files take
+MOST_SEED = 2**63 - 1  # random generators and files take no larger numbers
 
 Data = Annotated[
     str,
     typer.Option(
-        help="Image folder: train/ and val/ with a folder per class, or folders per class; or FILE.csv, tar shards, a "
-        "VTAB-1K task, hf:NAME, cifar100:ROOT, ... (docs/data.md)."
+        help="Image folder with train/ and val/, each with a folder per class, or just a folder per class; or "
+        "FILE.csv, tar shards, a VTAB-1K task, hf:NAME, cifar100:ROOT, ... (docs/data.md)."
     ),
 ]
 Model = Annotated[str, typer.Option(help="timm name, hf-hub:... id, or paretune_tiny (embedded, needs no download).")]
-Recipe = Annotated[str, typer.Option(help="A paper's settings; `paretune list recipes` shows them.")]
+Recipe = Annotated[str, typer.Option(help="Recipe, a named setting; `paretune list recipes` shows them.")]
 Saved = Annotated[Path, typer.Argument(help="Folder that `paretune train` wrote.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: adapter.rank=4, reducer.keep=0.5, "
-                 "schedule.min_lr=0; adapter.1.rank=4 where there are several adapters. Repeatable."),
+                 "schedule.min_lr=0; adapter.1.rank=4 if there are several adapters. Repeatable."),
 ]  # fmt: skip
 SetEach = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE ...", help="As in `paretune train`, for every recipe; "
-                 "for one of them: NAME.KEY=VALUE, as in lora.adapter.rank=4."),
+    typer.Option("--set", metavar="KEY=VALUE ...", help="Change a setting of every recipe, as in `paretune train`; "
+                 "of one recipe: NAME.KEY=VALUE, as in lora.adapter.rank=4."),
 ]  # fmt: skip
 ImageSize = Annotated[
-    int | None, typer.Option(min=1, max=8192, help="Side of the square input; the backbone's own by default.")
+    int | None, typer.Option(min=1, max=8192, help="Side of the square input in pixels; the backbone's own by default.")
 ]
 Pretrained = Annotated[bool, typer.Option(help="Start from pretrained weights.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Local weights: .safetensors, .npz (Google ViT), .pth or .bin.")]
@@ -38,6 +38,6 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")]
 Workers = Annotated[int, typer.Option(min=0, max=1024, help="Processes that load images; 0 loads in the main one.")]
 SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out damaged images, at the start and later on.")
+    bool, typer.Option("--skip-unreadable", help="Leave out unreadable images, at the start and during training.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]

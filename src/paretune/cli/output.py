@@ -1,4 +1,4 @@
-"""Answers on stdout: one JSON object, or text and tables for people."""
+"""Output on stdout: one JSON object, or text and tables for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paretune.errors import printable
 
 
 def answer(value: dict, as_json: bool, text: Callable[[], object]) -> None:
-    """Print `value` as JSON, or call `text` to print it for people; under accelerate only the first process speaks."""
+    """Print `value` as JSON, or call `text` to print it for people; under accelerate only the first process prints."""
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
@@ -22,12 +22,12 @@ def answer(value: dict, as_json: bool, text: Callable[[], object]) -> None:
 
 
 def say(text: str, err: bool = False) -> None:
-    """Print lines for people; names that hold escapes for the terminal are shown, not obeyed."""
+    """Print lines for people; terminal escapes in names are shown as text."""
     typer.echo(printable(text, keep="\n"), err=err)
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:
-    """A table; its first `words` columns hold words, the others numbers. Plain text where stdout is no terminal."""
+    """A table with `words` columns of words, then columns of numbers. Plain text if stdout is not a terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""`--set reducer.keep=0.5`: one setting of a recipe, read by the type of its field."""
+"""`--set reducer.keep=0.5`: change one setting of a recipe; the type of its field decides how the value is read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _assign(recipe: Recipe, key: str, text: str) -> Recipe:
 
 
 def _adapter_index(recipe: Recipe, key: str, rest: str) -> tuple[int, str]:
-    """("0.rank" or "rank") -> (0, "rank"); the number may be left out where there is one adapter."""
+    """("0.rank" or "rank") -> (0, "rank"); the number may be left out if there is only one adapter."""
     first, dot, field = rest.partition(".")
     count = len(recipe.adapters)
     if count == 0:

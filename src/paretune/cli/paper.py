@@ -18,7 +18,8 @@ STYLES = {"reproduced": "green", "differs": "yellow"}
 
 def paper(
     table: Annotated[
-        str | None, typer.Argument(help="A table such as sparse-tuning-III or fpet-1, or all; none lists them.")
+        str | None,
+        typer.Argument(help="A table such as sparse-tuning-III or fpet-1, or all; without it the tables are listed."),
     ] = None,
     bench: Annotated[
         Path | None, typer.Option(help="File of `paretune bench --json`: compare the papers' ratios of times with it.")
@@ -26,9 +27,9 @@ def paper(
     markdown: Annotated[bool, typer.Option("--markdown", help="As docs/papers.md.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Hold the papers' tables against what paretune computes now: parameters, MACs, memory, time.
+    """Compare the papers' tables with what paretune computes now: parameters, MACs, memory, time.
 
-    Every number is reproduced (and by which way of counting), differs (by how much), or cannot be reproduced (why).
+    Every number is reproduced (the way of counting is given), differs (by how much), or cannot be reproduced (why).
     Needs no weights and no data.
     """
     from paretune.papers.check import read_bench

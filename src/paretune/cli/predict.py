@@ -16,13 +16,13 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     top: Annotated[
         int | None,
-        typer.Option(min=1, help="How many classes per image, 5 by default; of labels, by default all above 50 %."),
+        typer.Option(min=1, help="Number of classes per image, 5 by default; for labels all above 50 % by default."),
     ] = None,
     batch_size: options.BatchSize = 32,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
-    """The most likely classes of each image; its labels, or its numbers, if the model was trained for these."""
+    """Predict the most likely classes of each image, or its labels or numbers if the model was trained for these."""
     from paretune.checkpoint import load
     from paretune.train.predict import predict
 

@@ -23,15 +23,15 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "paretune report",
     block: Annotated[
-        int | None, typer.Option(min=0, help="Whose attention maps show; the last block's by default.")
+        int | None, typer.Option(min=0, help="Block whose attention is shown; the last one by default.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write one HTML page that compares runs and benchmarks, and needs nothing but a browser.
+    """Write one self-contained HTML page that compares runs and benchmarks.
 
-    It holds the table of all figures, accuracy against cost with its Pareto front, tokens per block, and for every
-    --image which patches each model keeps, merges and drops, and where it looks. What a benchmark timed and a run
-    trained with the same settings becomes one row.
+    It shows a table of all figures, accuracy against cost with the Pareto front, tokens per block, and for every
+    --image which patches each model keeps, merges and drops, and its attention. A run and a benchmark with the same
+    settings become one row.
     """
     from paretune.files import written
     from paretune.show.report import report

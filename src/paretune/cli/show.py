@@ -18,12 +18,12 @@ def show(
     ],
     images: Annotated[list[Path], typer.Argument(help="Image files; each gets a row of pictures.")],
     recipe: Annotated[
-        str | None, typer.Option(help="What to put on a backbone that is given by name, untrained.")
+        str | None, typer.Option(help="Recipe for a backbone that is given by name; it is not trained.")
     ] = None,
     set_: options.Set = None,
     out: Annotated[Path, typer.Option(help="The picture to write, a .png file.")] = Path("tokens.png"),
     block: Annotated[
-        int | None, typer.Option(min=0, help="Whose attention is shown; the last block's by default.")
+        int | None, typer.Option(min=0, help="Block whose attention is shown; the last one by default.")
     ] = None,
     image_size: options.ImageSize = None,
     pretrained: options.Pretrained = True,
@@ -33,8 +33,8 @@ def show(
 ) -> None:
     """Draw which patches are kept, merged or dropped at every reduction, and the attention before and after.
 
-    From left to right: the image as the model sees it; the patches after each reduction, six of them at most; where
-    the class token looks in the backbone alone, with all tokens, and in this model, on one scale of colours.
+    From left to right: the image as the model sees it; the patches after each reduction, at most six; the attention of
+    the class token in the backbone alone, with all tokens, and in this model, on the same colour scale.
     """
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the picture is a PNG, name a file that ends in .png")
@@ -57,7 +57,9 @@ def _model(model: str, recipe: str | None, set_: list[str] | None, image_size: i
     if Path(model).is_dir():
         asked = {"--recipe": recipe, "--set": set_, "--image-size": image_size, "--checkpoint": checkpoint}
         if given := [name for name, value in asked.items() if value is not None]:
-            raise UsageError(f"{model} is a folder, which says itself what its model is made of: leave {given[0]} out")
+            raise UsageError(
+                f"{model} is the folder of a saved model, which contains its own settings: leave {given[0]} out"
+            )
         from paretune.checkpoint import load
 
         return load(model)

@@ -13,11 +13,11 @@ from paretune.cli.many import ManyValues
 from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
 
-app = typer.Typer(help="Many tasks, one protocol: which method is better, and by how much more than chance?",
+app = typer.Typer(help="Compare methods on many tasks under one protocol, with confidence intervals.",
                   no_args_is_help=True)  # fmt: skip
 
 Name = Annotated[str, typer.Option(help="offline, vtab1k, or a folder of tasks laid out as VTAB-1K.")]
-Root = Annotated[Path | None, typer.Option(help="Where the tasks of vtab1k lie.")]
+Root = Annotated[Path | None, typer.Option(help="Folder with the tasks of vtab1k.")]
 
 
 @app.command(cls=ManyValues)
@@ -28,26 +28,33 @@ def run(
     model: options.Model = "paretune_tiny",
     checkpoint: options.Checkpoint = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Of `paretune suite protocols`; offline, or adapter-plus for vtab1k.")
+        str | None,
+        typer.Option(help="Name from `paretune suite protocols`; by default offline, or adapter-plus for vtab1k."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Trainings per recipe and task.")] = 3,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=10**6, help="Instead of the protocol's: another protocol.")
+        int | None,
+        typer.Option(min=1, max=10**6, help="Epochs instead of the protocol's; this makes another protocol."),
     ] = None,
-    tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="These tasks alone.")] = None,
+    tasks: Annotated[list[str] | None, typer.Option(metavar="NAME ...", help="Run only these tasks.")] = None,
     set_: options.SetEach = None,
-    out: Annotated[Path, typer.Option(help="Folder of the trainings.")] = Path("suite"),
-    ledger: Annotated[Path | None, typer.Option(help="Where results are added; OUT/ledger.jsonl by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the training runs.")] = Path("suite"),
+    ledger: Annotated[
+        Path | None, typer.Option(help="File to which results are added; OUT/ledger.jsonl by default.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Train on this Ray cluster: its address, or local.")] = None,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs per training on a Ray cluster.")] = 0,
     device: options.Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on in OUT and with the ledger's results.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the runs in OUT and keep the ledger's results.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Tune, train and test every recipe on every task of a suite; every result is a line of the ledger.
+    """Tune, train and test every recipe on every task of a suite; every result becomes a line of the ledger.
 
-    The protocol says what is chosen, and on which images. Interrupted? The same command with --resume goes on.
+    The protocol says what is tuned and on which images. To continue after an interruption, add --resume to the same
+    command.
     """
     from paretune.cli.build import chosen_recipes
     from paretune.ledger.results import Ledger
@@ -128,7 +135,7 @@ def _say(ledger, failed: list[str]) -> None:
 
 @app.command()
 def protocols(as_json: options.AsJson = False) -> None:
-    """The protocols: what is chosen, and on which images."""
+    """List the protocols: what is tuned, and on which images."""
     from paretune.suite.protocols import PROTOCOLS
 
     rows = [(name, one.about) for name, one in PROTOCOLS.items()]
@@ -138,7 +145,7 @@ def protocols(as_json: options.AsJson = False) -> None:
 
 @app.command()
 def tasks(suite: Name = "offline", data: Root = None, as_json: options.AsJson = False) -> None:
-    """The tasks of a suite and their groups."""
+    """List the tasks of a suite and their groups."""
     from paretune.suite.suites import open_suite
 
     opened = open_suite(suite, data)

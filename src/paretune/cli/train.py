@@ -18,7 +18,7 @@ _LOADERS = min(4, _CORES // 2)
 def train(
     data: options.Data,
     model: options.Model,
-    out: Annotated[Path, typer.Option(help="Folder for the result; must not hold a run yet.")],
+    out: Annotated[Path, typer.Option(help="Folder for the result; it must not contain a run yet.")],
     recipe: options.Recipe = "sparse-tuning",
     set_: options.Set = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = None,
@@ -27,38 +27,42 @@ def train(
     weight_decay: Annotated[float | None, typer.Option(min=0, help="AdamW's weight decay.")] = None,
     warmup_epochs: Annotated[
         float | None,
-        typer.Option(min=0, help="Epochs of rising learning rate; by default the recipe's share of --epochs."),
+        typer.Option(min=0, help="Epochs of linear warm-up; by default the recipe's share of --epochs."),
     ] = None,
     augment: Annotated[str | None, typer.Option(help="none, flip, or crop (random crop and flip).")] = None,
     task: Annotated[
-        str | None, typer.Option(help="multiclass, multilabel or regression; what the data say by default.")
+        str | None, typer.Option(help="multiclass, multilabel or regression; taken from the data by default.")
     ] = None,
     class_weights: Annotated[
-        str | None, typer.Option(help="auto weighs rare classes and labels up; none by default.")
+        str | None, typer.Option(help="auto gives rare classes and labels a larger weight; none by default.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, max=options.MOST_SEED, help="Of initial values, data order, dropout and the split.")
+        int,
+        typer.Option(min=0, max=options.MOST_SEED, help="Seed of initial values, data order, dropout and the split."),
     ] = 0,
-    val_share: Annotated[float, typer.Option(help="Share to validate on where the folder has no val/.")] = 0.2,
+    val_share: Annotated[float, typer.Option(help="Share of images to validate on if the data have no val/.")] = 0.2,
     workers: options.Workers = _LOADERS,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="no, bf16 or fp16; what accelerate says by default.")
+        str | None, typer.Option(help="no, bf16 or fp16; accelerate's setting by default.")
     ] = None,
-    accumulate: Annotated[int, typer.Option(min=1, max=10**6, help="Batches per update.")] = 1,
+    accumulate: Annotated[int, typer.Option(min=1, max=10**6, help="Batches per update of the weights.")] = 1,
     device: options.Device = "auto",
     image_size: options.ImageSize = None,
     pretrained: options.Pretrained = True,
     checkpoint: options.Checkpoint = None,
     skip_unreadable: options.SkipUnreadable = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a named set, such as cifar100:ROOT.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that OUT holds.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download a named data set, such as cifar100:ROOT.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a model on a folder of images; keep the epoch that is best on the validation images.
+    """Train a model on labelled images and keep the epoch that is best on the validation images.
 
-    OUT then holds the trained tensors (adapter_config.json, adapter_model.safetensors), record.json with everything
-    that makes the result reproducible, and TensorBoard logs. Interrupted? The same command with --resume goes on.
+    Writes to OUT the trained tensors (adapter_config.json, adapter_model.safetensors), record.json with everything
+    that is needed to reproduce the result, and TensorBoard logs. To continue after an interruption, add --resume to the
+    same command.
     """
     from accelerate import PartialState
 

@@ -1,1 +1,1 @@
-"""How a slim ViT runs: linear maps over tokens, the bundle that travels, attention, the reading of timm, the trunk."""
+"""How an adapted ViT runs: token reductions, the token batch, attention, access to timm's classes, the block loop."""

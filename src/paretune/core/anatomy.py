@@ -1,9 +1,9 @@
-"""How a timm ViT embeds, attends and classifies, in the words of the trunk. With `layers` all that reads timm.
+"""How a timm ViT embeds images, computes attention and classifies. Only this file and `layers` read timm's classes.
 
-Modules are called, weights are not read behind them: a leaf or a HF PEFT module that sits where a Linear was is
-honoured everywhere (timm's own EVA forward takes `qkv.weight` and would leave it dead). Nothing is stored: a block is
-read anew at every step, so deep copies, pickles and later injections stay right. What is not known is refused by
-name.
+The functions here call modules and do not read their weights, so a leaf or a HF PEFT module in the place of a Linear
+always takes effect (timm's own EVA forward reads `qkv.weight` and would ignore it). They store nothing and read each
+block again at every step, so deep copies, pickles and modules injected later work. An unknown model, block or attention
+class is refused, and the error names it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ POOLS = ("token", "avg", "avgmax", "max", "map")
 class BlockView:
     """A transformer block as the trunk sees it: y = x + post1(attn(pre1 x)); z = y + post2(mlp(pre2 y)).
 
-    LayerScale and DropPath live in post1 and post2; adapters join outside of them, because a LayerScale of 1e-5 as in
-    DINOv2 would mute what they add.
+    post1 and post2 contain LayerScale and DropPath. Adapters add their output after both, because a LayerScale of 1e-5
+    as in DINOv2 would suppress it.
     """
 
     pre1: Callable[[Tensor], Tensor]
@@ -50,7 +50,7 @@ class BlockView:
 
 
 def check(model: Foreign) -> None:
-    """Raise UsageError, by name, if the trunk cannot run this model as timm does."""
+    """Raise UsageError, with the name of the unsupported part, if the trunk cannot run this model as timm does."""
     if type(model) not in MODELS:
         raise UsageError(
             f"the backbone is a {type(model).__name__}, which paretune does not know; supported are timm's "
@@ -64,7 +64,7 @@ def check(model: Foreign) -> None:
             )
         if type(block.attn) not in ATTENTIONS:
             raise UsageError(
-                f"block {i} attends by {type(block.attn).__name__}; supported: "
+                f"block {i} of the backbone has the attention class {type(block.attn).__name__}; supported: "
                 f"{', '.join(a.__name__ for a in ATTENTIONS)}"
             )
     if model.global_pool not in POOLS:
@@ -72,11 +72,11 @@ def check(model: Foreign) -> None:
 
 
 def check_reducible(model: Foreign) -> None:
-    """Raise UsageError if tokens may not leave this model."""
+    """Raise UsageError if a reducer cannot remove tokens from this model."""
     drop = getattr(model, "patch_drop", None)
     if drop is not None and not isinstance(drop, nn.Identity):
         raise UsageError(
-            "the backbone drops patches at random (patch_drop_rate > 0), which a reducer cannot share; "
+            "the backbone drops patches at random (patch_drop_rate > 0), which does not work with a reducer; "
             "create it with patch_drop_rate=0 or use reducer=None"
         )
 
@@ -87,7 +87,7 @@ def checkpointing(model: Foreign) -> bool:
 
 
 def embed(model: Foreign, images: Tensor) -> Tokens:
-    """Images (B, 3, H, W) -> tokens at the door of block 0. Raises UsageError for a size that is not allowed."""
+    """Images (B, 3, H, W) -> the tokens that enter block 0. Raises UsageError for an image size that is not allowed."""
     if images.dim() != 4:
         raise UsageError(
             f"images must be (B, 3, H, W), these are {tuple(images.shape)}; add a batch axis to a single one"
@@ -122,15 +122,17 @@ def embed(model: Foreign, images: Tensor) -> Tokens:
 
 
 def _canonical(rope: Tensor, mixed: bool) -> Tensor:
-    """timm's tables (M, d), or mixed (L, H, M, d); after patch dropout (B, 1, M, d), or mixed (L, B, H, M, d)
-    -> (B|1, M, L|1, H|1, d)."""
+    """Bring timm's rotary tables to one layout, (B|1, M, L|1, H|1, d).
+
+    Input: (M, d), or mixed (L, H, M, d); after patch dropout (B, 1, M, d), or mixed (L, B, H, M, d).
+    """
     if mixed:
         return (rope if rope.dim() == 5 else rope[:, None]).permute(1, 3, 0, 2, 4)
     return (rope if rope.dim() == 4 else rope[None, None]).permute(0, 2, 1, 3)[:, :, None]
 
 
 def read(block: Foreign) -> BlockView:
-    """The view of a block as it is now."""
+    """The BlockView of a block in its current state."""
     if isinstance(block, (ResPostBlock, EvaBlockPostNorm)):
         return BlockView(
             pre1=_same, attn=block.attn, post1=lambda y: block.drop_path1(block.norm1(y)),
@@ -174,8 +176,11 @@ def qkv(attn: Foreign, h: Tensor, tokens: Tokens, block: int) -> tuple[Tensor, T
 
 
 def _fused(attn: Foreign, linear: Foreign, h: Tensor) -> Tensor:
-    """The fused projection. EVA keeps its bias outside of the Linear; only a bare Linear may be opened to add it there,
-    which is what timm does bit for bit; anything that wraps it is called."""
+    """The output of the fused qkv projection.
+
+    EVA keeps the bias outside of the Linear. For a plain Linear the bias goes into the same F.linear call, which gives
+    exactly timm's result. A module that wraps the Linear is called, and the bias is added to its output.
+    """
     if getattr(attn, "q_bias", None) is None:
         return linear(h)
     bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
@@ -190,7 +195,7 @@ def _rotate(t: Tensor, table: Tensor, prefix: int, half: bool) -> Tensor:
 
 
 def out(attn: Foreign, y: Tensor, h: Tensor) -> Tensor:
-    """What follows the attention itself: y (B, H, N, d) -> (B, N, D), gated by the block input h where timm does so."""
+    """The attention's output projection: y (B, H, N, d) -> (B, N, D). timm's gate, if any, reads the block input h."""
     y = attn.norm(y.transpose(1, 2).flatten(2))
     if (gate := getattr(attn, "gate", None)) is not None:  # timm before 1.0.28 has none
         y = y * gate(h).sigmoid()
@@ -198,7 +203,7 @@ def out(attn: Foreign, y: Tensor, h: Tensor) -> Tensor:
 
 
 def attention_dropout(attn: Foreign) -> float:
-    """The dropout probability of the attention map now."""
+    """The current dropout probability of the attention map: 0 in evaluation mode."""
     return attn.attn_drop.p if attn.training else 0.0
 
 
@@ -208,12 +213,14 @@ def final_norm(model: Foreign, x: Tensor) -> Tensor:
 
 
 def head(model: Foreign, features: Tensor, tokens: Tokens) -> Tensor:
-    """Features (B, N, D) of these tokens -> logits (B, classes); pooling weighs merged tokens by their size and never
-    sees a prompt."""
+    """Features (B, N, D) of these tokens -> logits (B, classes).
+
+    Pooling weights merged tokens by their size and leaves prompts out.
+    """
     features = tokens.without_prompts(features)
     if tokens.size is None or model.global_pool == "token":
         return model.forward_head(features)
-    # timm's EVA shows its attention pool the prefix too; its ViT has a switch.
+    # In timm's EVA the attention pool also reads the prefix tokens; timm's ViT has an option for it.
     whole = model.global_pool == "map" if isinstance(model, Eva) else getattr(model, "pool_include_prefix", False)
     first = 0 if whole else tokens.own_prefix
     pooled = _pool(model, features[:, first:], tokens.without_prompts(tokens.size)[:, first:])
@@ -226,7 +233,7 @@ def _pool(model: Foreign, x: Tensor, size: Tensor) -> Tensor:
     mean = ((widened(x) * size[..., None]).sum(1) / size.sum(1, keepdim=True)).to(x.dtype)
     if model.global_pool == "avg":
         return mean
-    x = x.masked_fill(size[..., None] == 0, -torch.inf)  # let go, but still here
+    x = x.masked_fill(size[..., None] == 0, -torch.inf)  # size 0: tokens that a Mask removed
     return x.amax(1) if model.global_pool == "max" else 0.5 * (x.amax(1) + mean)
 
 
@@ -237,7 +244,7 @@ def classifiers(model: Foreign) -> list[nn.Module]:
 
 
 def wrap_classifiers(model: Foreign, wrap: Callable[[nn.Module], nn.Module]) -> None:
-    """Put `wrap(head)` in the place of every head."""
+    """Replace every head by `wrap(head)`."""
     heads = {id(head) for head in classifiers(model)}
     for name, child in list(model.named_children()):
         if id(child) in heads:
@@ -245,7 +252,7 @@ def wrap_classifiers(model: Foreign, wrap: Callable[[nn.Module], nn.Module]) -> 
 
 
 def shape(model: Foreign) -> Shape:
-    """The numbers that methods are built for."""
+    """The dimensions of the model, from which methods are built."""
     return Shape(
         depth=len(model.blocks),
         width=model.embed_dim,
@@ -259,5 +266,5 @@ def shape(model: Foreign) -> Shape:
 
 def preprocessing(model: Foreign) -> dict:
     """How images become tensors here: input_size (3, H, W), interpolation, mean, std, crop_pct, crop_mode."""
-    # timm answers with the size of the pretrained weights, also where the model was made for another one.
+    # timm returns the input size of the pretrained weights, even if the model was created with another size.
     return resolve_model_data_config(model) | {"input_size": (3, *model.patch_embed.img_size)}

@@ -1,4 +1,4 @@
-"""Attention over tokens of unequal size, and what a reducer may look at.
+"""Attention over tokens of unequal size, and the values that a reducer may read.
 
         softmax(q k' / sqrt(d) + log s) v          s_j = size of token j
 
@@ -19,7 +19,8 @@ from paretune.core.reduction import full_precision, widened
 def attend(q: Tensor, k: Tensor, v: Tensor, size: Tensor | None, dropout: float = 0.0, masked: bool = False) -> Tensor:
     """Fused attention: q, k, v (B, H, N, d), size (B, N) or None for all 1 -> (B, H, N, d).
 
-    Without sizes no bias is formed, so every fused kernel stays available. masked: some sizes are 0, see below.
+    Without sizes there is no bias, so every fused kernel can be used. masked: some sizes are 0, and
+    `masked_attention` is used.
     """
     if masked:
         assert size is not None, "a token is masked by its size, 0"
@@ -34,11 +35,11 @@ def log_size(size: Tensor) -> Tensor:
 
 
 def masked_attention(q: Tensor, k: Tensor, size: Tensor) -> Tensor:
-    """The attention map (B, H, N, N) where tokens of size 0 are attended by themselves alone, float32 or wider.
+    """The attention map (B, H, N, N) in float32 or wider, in which only a token of size 0 itself attends to it.
 
     A_ij = (m_ij e_ij + eps / N) / (sum_j m_ij e_ij + eps), m_ij = size_j, m_ii = 1 for a token of size 0
-    (DynamicViT, Rao et al. 2021, equation 11). Formed explicitly: an additive mask of log 0 would let no gradient
-    through to the sizes.
+    (DynamicViT, Rao et al. 2021, equation 11). The map is computed explicitly, because an additive mask of log 0 would
+    pass no gradient to the sizes.
     """
     with full_precision(q):
         logits = widened(q) @ widened(k).transpose(-2, -1) * q.shape[-1] ** -0.5
@@ -52,7 +53,7 @@ def masked_attention(q: Tensor, k: Tensor, size: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a reducer may look at in a block.
+    """The values of a block that a reducer may read.
 
     q, k (B, H, N, d): queries and keys as the attention used them; plain (B, H', N, d): keys before rotation
     size (B, N) or None: the sizes that the attention used; prefix, readers: as in Tokens
@@ -68,16 +69,17 @@ class Look:
     def metric(self) -> Tensor:
         """Patch keys averaged over heads: (B, M, d), at least float32.
 
-        Keys before rotation: averaging rotated heads would cancel content and mix position into the cosine.
+        The keys are those before rotation. Averaging rotated heads would cancel content and mix position into the
+        cosine similarity.
         """
         return widened(self.plain[:, :, self.prefix :]).mean(1)
 
     def scores(self) -> Tensor:
         """How much attention every patch receives from the summary tokens: (B, M), at least float32, differentiable.
 
-        The row softmax(q_cls k' / sqrt(d) + log s), averaged over heads (and over CLS and distillation token where
-        there are two), without its prefix columns. Models without a summary token: the mean over all patch queries.
-        The row is computed apart, so the attention itself stays fused and its map is never formed.
+        It is the row softmax(q_cls k' / sqrt(d) + log s) without its prefix columns, averaged over heads (and over the
+        CLS and distillation tokens, if there are two). In a model without a summary token it is the mean over all patch
+        queries. The row is computed separately, so the attention stays fused and its full map is never computed.
         """
         asking = slice(0, self.readers) if self.readers else slice(self.prefix, None)
         with full_precision(self.q):

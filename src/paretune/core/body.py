@@ -1,6 +1,6 @@
-"""Everything that an adapter may do to a model: put leaves on layers, add branches, unfreeze.
+"""Everything that an adapter may do to a model: put leaves on layers, add branches, unfreeze parameters.
 
-An adapter never sees timm, the reducers, its siblings or the block loop; it sees this.
+An adapter works only through this interface. It does not use timm, the reducers, other adapters or the block loop.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from paretune.errors import unknown
 
 @dataclass(frozen=True)
 class Spot:
-    """A layer that was asked for, and how to put a leaf on it.
+    """A layer that an adapter asked for, and how to put a leaf on it.
 
-    block: 0-based, None outside of the blocks; layer: the module below all leaves, of this kind
-    parts: each asked name with its output rows, None for all; a fused qkv comes once, with several parts
+    block: 0-based, None outside of the blocks; kind: the kind of the layer; layer: the module below all leaves
+    parts: each requested name with its output rows, None = all rows; a fused qkv is one Spot with several parts
+    put: puts a leaf on the layer
     """
 
     block: int | None
@@ -34,7 +35,7 @@ class Spot:
 
 
 class Body:
-    """The model as an adapter meets it while the model is built."""
+    """The model as adapters see it while the model is built."""
 
     def __init__(self, backbone: Foreign, branches: nn.ModuleList):
         self._backbone, self._branches = backbone, branches
@@ -43,10 +44,10 @@ class Body:
         self._like = {"device": weight.device, "dtype": weight.dtype}
 
     def layers(self, at: str, blocks: Collection[int] | None = None) -> Iterator[Spot]:
-        """Every layer that holds one of the places named in `at`, e.g. "q v norm1", in the order of the forward.
+        """Every layer that has one of the places named in `at`, e.g. "q v norm1", in the order of the forward pass.
 
-        blocks: 0-based blocks, None = all; layers outside of the blocks come whenever they are named. Raises UsageError
-        for an unknown name.
+        blocks: 0-based blocks, None = all; layers outside of the blocks are included if `at` names them. Raises
+        UsageError for an unknown name.
         """
         asked = at.split()
         for name in asked:
@@ -62,7 +63,7 @@ class Body:
         self._branches.append(branch.to(**self._like))
 
     def unfreeze(self, blocks: Collection[int] | None = None) -> None:
-        """Let the whole backbone train, or some of its blocks."""
+        """Make the whole backbone trainable, or some of its blocks."""
         for module in [self._backbone] if blocks is None else [self._backbone.blocks[block] for block in blocks]:
             module.requires_grad_(True)
 

@@ -1,7 +1,7 @@
-"""The affine layers of a timm ViT that leaves can sit on, by block, kind and place.
+"""The affine layers of a timm ViT that can have leaves, by block, kind and place.
 
 patch   (patch_norm, norm_pre)   | norm1  q k v (q_norm k_norm attn_norm) proj  norm2  fc1 (mlp_norm) fc2 |   norm
-conv                               ... of every block; those in brackets only where a family has them         or fc_norm
+conv                               ... of every block; layers in brackets only in some model families         or fc_norm
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from paretune.core.method import Foreign, Kind
 
 @dataclass(frozen=True)
 class Layer:
-    """An affine layer that a leaf can sit on: `owner.attribute`, in a block or (None) outside of them.
+    """An affine layer that can have a leaf: the module `owner.attribute`.
 
-    parts: the logical layers in it by the name of their place, each with its output rows: a fused qkv is
-    {"q": (0, D), "k": (D, 2D), "v": (2D, 3D)}, any other layer one part with all rows, {"proj": None}
+    block: 0-based, None outside of the blocks
+    parts: the logical layers in it, {name of the place: output rows}. A fused qkv is
+        {"q": (0, D), "k": (D, 2D), "v": (2D, 3D)}; any other layer has one part with all rows, {"proj": None}
     """
 
     owner: nn.Module
@@ -35,7 +36,7 @@ class Layer:
 
 
 def layers(model: Foreign) -> list[Layer]:
-    """Every affine layer that a leaf can sit on, in the order of the forward: the patch convolution, norms, linears."""
+    """Every affine layer that can have a leaf, in the order of the forward: the patch convolution, norms, linears."""
     embed = [Layer(model.patch_embed, "proj", None, "conv", {"patch": None})]
     embed += _norms(None, patch_norm=(model.patch_embed, "norm"), norm_pre=(model, "norm_pre"))
     blocks = [layer for i, block in enumerate(model.blocks) for layer in _block_layers(i, block)]
@@ -66,7 +67,7 @@ def _block_layers(i: int, block: Foreign) -> list[Layer]:
 
 
 def _norms(block: int | None, **places: tuple[nn.Module, str]) -> list[Layer]:
-    """Those of these places that hold a norm with a weight."""
+    """The layers at these places, without places that have no norm with a weight."""
     return [
         Layer(owner, attribute, block, "norm", {place: None})
         for place, (owner, attribute) in places.items()

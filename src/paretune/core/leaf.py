@@ -1,11 +1,11 @@
-"""Leaves: what re-parametrises one affine layer of the backbone, and how it folds into that layer.
+"""Leaves: trained modules that re-parametrise one affine layer of the backbone and can be folded into that layer.
 
         before   blocks.3.attn.qkv = Linear            after   blocks.3.attn.qkv = Leafed(layer=Linear, leaf=...)
 
     law:  leaf(layer, x) == layer'(x)   where layer' has the weights  leaf.fold(W, b)
 
-The trunk calls `attn.qkv(x)` and never knows. Because of the law, merging is generic and exact. The layer may be any
-affine one: a Linear, a convolution, a norm with a weight.
+The trunk calls `attn.qkv(x)` in both cases. Because of the law, merging is generic and exact. The layer may be any
+affine layer: a Linear, a convolution, a norm with a weight.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Leaf(Method, ABC):
 
     @abstractmethod
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """What the layer computes with this leaf on it."""
+        """The output of the layer with this leaf on it."""
 
     @abstractmethod
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The weights of a plain layer that computes the same in evaluation."""
+        """The weight and bias of a plain layer that computes the same in evaluation."""
 
 
 class Leafed(nn.Module):
-    """A layer with a leaf on it. The layer may itself be Leafed: the outer leaf sees the inner result as its layer."""
+    """A layer with a leaf on it. The layer may itself be Leafed: the outer leaf then treats it as its layer."""
 
     def __init__(self, layer: nn.Module, leaf: Leaf):
         super().__init__()
@@ -48,10 +48,10 @@ def bare(module: nn.Module) -> Foreign:
 
 
 class Biased(nn.Module):
-    """A layer without a bias, and one that folding gave it.
+    """A layer that has no bias of its own, together with a bias that folding gave it.
 
-    Kept apart, because a backbone may hold the bias of such a layer elsewhere, as timm's EVA does: it reads the weights
-    and never asks the layer for a bias.
+    The bias stays outside of the layer, because a backbone may keep the layer's bias elsewhere, as timm's EVA does: it
+    reads only the weight of the layer and would ignore a bias in it.
     """
 
     def __init__(self, layer: nn.Module, bias: nn.Parameter):
@@ -64,10 +64,10 @@ class Biased(nn.Module):
 
 @torch.no_grad()
 def folded(module: nn.Module) -> nn.Module:
-    """The plain layer that computes what `module` computes in evaluation; layers without a leaf come back as they are.
+    """The plain layer that computes what `module` computes in evaluation. A layer without a leaf is returned unchanged.
 
-    The fold runs in float64, so that stacked leaves lose nothing to rounding before the layer's own dtype does. Where
-    it gives a bias to a layer that has none, the layer comes back Biased.
+    Folding runs in float64, so that stacked leaves are rounded only once, to the layer's own dtype. If folding gives a
+    bias to a layer that has none, a Biased layer is returned.
     """
     if not isinstance(module, Leafed):
         return module
@@ -84,7 +84,7 @@ def _fold(module: Foreign) -> tuple[Tensor, Tensor | None]:
     """Weight and bias in float64 of the plain layer that computes what `module` computes."""
     if isinstance(module, Leafed):
         return copy.deepcopy(module.leaf).double().fold(*_fold(module.layer))
-    bias = getattr(module, "bias", None)  # an RMSNorm knows none
+    bias = getattr(module, "bias", None)  # an RMSNorm has no bias
     return module.weight.double(), None if bias is None else bias.double()
 
 

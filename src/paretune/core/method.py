@@ -1,4 +1,4 @@
-"""What a method is: leaves, branches and reducers, built for the shape of a backbone, and the moments they speak at.
+"""Base classes of methods (branches, reducers; leaves are in `leaf`), and the points of the forward where they act.
 
 block i   before ── enter ── [ attention ] ── attn ── middle ── [ MLP ] ── mlp        ...  exit
           reducer   branch                    branch  reducer              branch          branch
@@ -29,8 +29,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Shape:
-    """What methods are built for: L blocks of width D, heads of width d, a patch grid, P prefix tokens, and the places
-    where a leaf can sit, each with the kind of its layer. `patch` is the side of a patch (height, width) in pixels."""
+    """The dimensions of a backbone, from which methods are built.
+
+    depth: blocks L; width: D; head_width: d; grid: patches (rows, columns); prefix: prefix tokens P
+    layers: the places that can have a leaf, each with the kind of its layer
+    patch: size of a patch (height, width) in pixels
+    """
 
     depth: int
     width: int
@@ -47,7 +51,7 @@ class Shape:
 
     @property
     def quarters(self) -> tuple[int, ...]:
-        """The blocks at a quarter, half and three quarters of the depth: 3, 6, 9 of 12."""
+        """The blocks at one quarter, one half and three quarters of the depth: 3, 6, 9 of 12."""
         return tuple(self.depth * quarter // 4 for quarter in (1, 2, 3))
 
     @property
@@ -56,9 +60,10 @@ class Shape:
         return tuple(name for name, kind in self.layers.items() if kind == "linear")
 
     def per_block(self, blocks: tuple[int, ...] | None, size: int | tuple[int, ...]) -> dict[int, int]:
-        """{block: size} of the blocks that a method has something in, ascending.
+        """{block: size} for every block in which a method has something, ascending.
 
-        blocks: 0-based, None = all; size: one number for all of them, or one each, where 0 means nothing in this block.
+        blocks: 0-based, None = all; size: one number for all of them, or one number for each, where 0 means that the
+        method has nothing in this block.
         """
         chosen = range(self.depth) if blocks is None else blocks
         sizes = size if isinstance(size, tuple) else (size,) * len(chosen)
@@ -72,7 +77,10 @@ class Shape:
         size: int | tuple[int, ...] = 1,
         most: float = math.inf,
     ) -> list[str]:
-        """What is wrong with the settings `blocks` and `name`=size of a method, as `per_block` takes them."""
+        """What is wrong with the settings `blocks` and `name`=size of a method; both as in `per_block`.
+
+        most: the largest size that is allowed.
+        """
         count, problems = self.depth if blocks is None else len(blocks), []
 
         def fits(least: int) -> str:
@@ -93,8 +101,11 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A forward with its evidence: logits (B, classes) or a regression's numbers, the tokens after the last block, and
-    their features (B, N, D) after the final norm."""
+    """The results of a forward pass.
+
+    logits: (B, classes), or the numbers of a regression; tokens: the tokens after the last block
+    features: (B, N, D), the features of these tokens after the final norm
+    """
 
     logits: Tensor
     tokens: Tokens
@@ -103,13 +114,13 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A moment of the trunk: the door of a block, the end of its attention or MLP, or the exit of the trunk.
+    """A point of the forward pass: before a block, after its attention or its MLP, or after the last block.
 
     block: 0-based; at "exit" the depth
     x (B, N, D): the residual stream before the sub-layer; at "enter" and "exit" the stream itself
-    h (B, N, D): what the sub-layer read, x after its norm; y (B, N, D): what it adds to x, after LayerScale and
-        DropPath; both None at "enter" and "exit"
-    look: the queries and keys of this block, at "attn"
+    h (B, N, D): the input of the sub-layer, x after its norm; y (B, N, D): the output that is added to x, after
+        LayerScale and DropPath; both None at "enter" and "exit"
+    look: the queries and keys of this block; only at "attn"
     """
 
     block: int
@@ -121,13 +132,16 @@ class Site:
 
 
 class Watch(Protocol):
-    """Who is told when a part of the forward has ended. `tokens` are those of now; `look` comes with "attention"."""
+    """A callback that is called when a part of the forward has ended, with the current tokens.
+
+    look: the queries and keys of the block; only for the part "attention"
+    """
 
     def __call__(self, part: Part, block: int, tokens: Tokens, look: Look | None = None) -> None: ...
 
 
 def unwatched(part: Part, block: int, tokens: Tokens, look: Look | None = None) -> None:
-    """Nobody watches."""
+    """The default callback, which does nothing."""
 
 
 def known(kind: type[M], module: nn.Module) -> M:
@@ -137,9 +151,9 @@ def known(kind: type[M], module: nn.Module) -> M:
 
 
 class Method(nn.Module):
-    """What a branch, a leaf or a reducer may add to a training.
+    """The base of branches, leaves and reducers: what each of them may add to training.
 
-    needs_teacher: `losses` wants the teacher's forward
+    needs_teacher: whether `losses` needs the forward pass of a teacher
     """
 
     needs_teacher: bool = False
@@ -150,68 +164,73 @@ class Method(nn.Module):
         return type(self).at_epoch is not Method.at_epoch
 
     def at_epoch(self, epoch: int) -> None:
-        """A training epoch begins, the first is 0; for methods with a schedule. What it changes must follow from the
-        number alone, so that a resumed run is the same, and must not touch evaluation, so that the best epoch is the
-        best of what is served."""
+        """Called at the start of every training epoch (the first is 0), for methods with a schedule.
+
+        The result must depend only on `epoch`, so that a resumed run is the same. It must not change evaluation, so
+        that the best epoch is chosen for the model that is used later.
+        """
 
     def losses(self, run: Run, teacher: Run | None, divergence: Divergence) -> dict[str, Tensor]:
-        """What training adds to the task's loss: scalars by name, weights included; none, unless a method says so.
+        """The losses that training adds to the task's loss: {name: scalar}, weights included. The default is none.
 
-        run: a forward in training mode. teacher: the same images through the same model with all its tokens, in
-        evaluation mode and without a gradient, where a method `needs_teacher`; else None.
-        divergence: how far logits are from others by the task, whose outputs a method does not know how to read.
+        run: a forward pass in training mode. teacher: if a method `needs_teacher`, the forward pass of the same images
+        through the same model with all its tokens, in evaluation mode and without a gradient; otherwise None.
+        divergence: the task's measure of how far one set of logits is from another.
         """
         return {}
 
 
 class Branch(Method, ABC):
-    """A trained module beside the sub-layers of the blocks; one module serves the whole trunk.
+    """A trained module beside the sub-layers of the blocks. One module serves all blocks.
 
-    places: the moments at which it is asked
+    places: the points of the forward pass at which it is called
     """
 
     places: tuple[Place, ...]
 
     @abstractmethod
     def forward(self, at: Site, tokens: Tokens) -> Tokens:
-        """The tokens as this branch leaves them; it may add to them, prepend prompts, carry or hold states.
+        """Return the changed tokens. A branch may add to the features, prepend prompts, and carry or hold states.
 
-        tokens.x (B, N, D) holds what the sub-layer and earlier branches have added already.
+        tokens.x (B, N, D) already contains what the sub-layer and earlier branches have added.
         """
 
     def around(self, block: int, tokens: Tokens) -> Reduction | None:
-        """The patches that the MLP of this block is computed for, as a reduction that is undone after it; None = all,
-        unless a method says otherwise. Patches that it drops get nothing from the MLP."""
+        """The patches for which the MLP of this block is computed, as a reduction that is undone after the MLP.
+
+        None, the default, = all patches. Patches that the reduction drops get nothing from the MLP.
+        """
         return None
 
 
 class Reducer(Method, ABC):
-    """Decides, block by block, which patches leave or merge.
+    """Decides in every block which patches are dropped or merged.
 
-    proportional: attention weighs tokens by their size
+    proportional: whether attention weights tokens by their size
 
-    An answer is a reduction of the patches of `tokens`, several to be made in turn, or None: leave them all.
+    The methods return a reduction of the patches of `tokens`, several reductions to apply in turn, or None to keep all
+    patches.
     """
 
     proportional: bool = False
 
     def settled(self, scores: Tensor, most: float = math.inf) -> Tensor:
-        """Scores to choose by, without a gradient: as they are in training, in evaluation in steps of 2^-16, and all
-        above `most` equal.
+        """The scores by which to choose patches, without a gradient.
 
-        Patches that show the same have equal scores but for rounding, which differs from one kernel or runtime to the
-        next. In such steps they tie, and of equals the first one wins everywhere.
+        In training the scores are unchanged. In evaluation they are rounded to steps of 2^-16, and scores above `most`
+        are set to `most`. Equal patches have equal scores except for rounding errors, which differ between kernels and
+        runtimes. With the coarser steps they tie, and the first one is chosen everywhere.
         """
         scores = scores.detach()
         return scores if self.training else (scores.clamp(max=most) * 2**16).round()
 
     def before(self, block: int, tokens: Tokens) -> Answer:
-        """What happens to the patches before this block; nothing, unless a method says otherwise."""
+        """How to reduce the patches before this block. The default is not to reduce them."""
         return None
 
     @abstractmethod
     def forward(self, block: int, look: Look, tokens: Tokens) -> Answer:
-        """What happens to the patches between attention and MLP of this block."""
+        """How to reduce the patches between attention and MLP of this block."""
 
 
 class Settings(Protocol):

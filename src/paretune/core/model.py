@@ -1,4 +1,4 @@
-"""The block loop: the whole forward of a slim ViT on one screen."""
+"""The block loop: the whole forward pass of an adapted ViT."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from paretune.core.tokens import Tokens
 
 
 class Adapted(nn.Module):
-    """A frozen backbone x small trained adapters x a token reducer. Made by `paretune.adapt`, not by hand.
+    """A frozen backbone with small trained adapters and a token reducer. Create it with `paretune.adapt`.
 
-    classes: names of the outputs, or None where the backbone's own head was kept
-    task: what the outputs are: "multiclass" and "multilabel" logits, "regression" numbers in the targets' own units
-    preprocessing: how images become tensors; spec: what the model is made of, None once it is merged
+    classes: names of the outputs, or None if the model keeps the backbone's own head
+    task: what the outputs are: "multiclass" and "multilabel" logits, "regression" numbers in the units of the targets
+    preprocessing: how images become tensors; spec: the settings that the model was made from, None once it is merged
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Adapted(nn.Module):
         return self.run(images).logits
 
     def run(self, images: Tensor, reduced: bool = True, watch: Watch = unwatched) -> Run:
-        """The same forward, returning the tokens too: where every patch went is `run.tokens.groups()`.
+        """The same forward pass, which also returns the tokens. `run.tokens.groups()` says where every patch went.
 
-        With reduced=False all tokens stay, as if there were no reducer. `watch` is told what the trunk does.
+        With reduced=False all tokens stay, as if there were no reducer. `watch` is called after every part.
         """
         tokens = anatomy.embed(self.backbone, images)
         watch("embed", 0, tokens)
         return self.finish(0, tokens, reduced, watch)
 
     def finish(self, start: int, tokens: Tokens, reduced: bool = True, watch: Watch = unwatched) -> Run:
-        """The forward from block `start` to the logits, from the tokens that enter this block."""
+        """The forward pass from block `start` to the logits. `tokens` are the tokens that enter this block."""
         reducer, depth = self.reducer if reduced else None, len(self.backbone.blocks)
         for i in range(start, depth):
             if anatomy.checkpointing(self.backbone) and torch.is_grad_enabled():
@@ -68,7 +68,7 @@ class Adapted(nn.Module):
         return run
 
     def step(self, i: int, tokens: Tokens, reducer: Reducer | None, watch: Watch = unwatched) -> Tokens:
-        """Block i: attention, reduction, MLP; branches at the door and beside both."""
+        """Block i: attention, reduction, MLP, with the branches before the block and after attention and MLP."""
         if reducer is not None:
             tokens = tokens.shrink(i, reducer.before(i, tokens), "before")
             watch("reducer", i, tokens)
@@ -83,7 +83,7 @@ class Adapted(nn.Module):
         watch("attention", i, tokens, look)
         tokens = self.ask(Site(i, "attn", tokens.x, h, y, look), tokens.plus(y), watch)
         if reducer is not None:
-            tokens = tokens.shrink(i, reducer(i, look, tokens))  # features, sizes, RoPE, carried states: all alike
+            tokens = tokens.shrink(i, reducer(i, look, tokens))  # features, sizes, RoPE, carried states
             watch("reducer", i, tokens)
         h = block.pre2(tokens.x)  # (B, N', D), N' <= N
         y = block.post2(self.mlp(i, block, tokens)(h))
@@ -91,7 +91,7 @@ class Adapted(nn.Module):
         return self.ask(Site(i, "mlp", tokens.x, h, y), tokens.plus(y), watch)
 
     def ask(self, at: Site, tokens: Tokens, watch: Watch) -> Tokens:
-        """Let the branches speak that have something to say at this moment."""
+        """Call the branches that act at this point, one after the other."""
         for branch in self.branches:
             if at.place in known(Branch, branch).places:
                 tokens = branch(at, tokens)
@@ -99,7 +99,7 @@ class Adapted(nn.Module):
         return tokens
 
     def mlp(self, i: int, block: anatomy.BlockView, tokens: Tokens) -> Callable[[Tensor], Tensor]:
-        """The MLP of block i, for some of the patches where a branch says so."""
+        """The MLP of block i. If a branch asks for it, it is computed for some of the patches only."""
         mlp = block.mlp
         for branch in self.branches:
             if (reduction := known(Branch, branch).around(i, tokens)) is not None:

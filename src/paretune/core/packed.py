@@ -1,9 +1,10 @@
-"""Modules that are stored in fewer bits than they train in, and how those of a whole model are laid out.
+"""Modules that are stored in fewer bits than they are trained in, and how all of a model's are laid out in a file.
 
     codes    uint8     | down 011010... | up 10110... | down ...      every module begins at a whole byte
     scales   float32   | down mean std  | up mean std | down ...
 
-All of them share two tensors, in the order of the modules: a name for each would weigh more than its scales.
+All packed modules share two tensors, in the order of the modules. A name for each would take more bytes than its
+scales.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ CODES, SCALES = "packed.codes", "packed.scales"
 
 
 class Packed(nn.Module, ABC):
-    """A module that is stored as codes of a few bits and two float32 scales, which hold all that it computes with."""
+    """A module that is stored as codes of a few bits and two float32 scales. They determine what it computes."""
 
     @abstractmethod
     def layout(self) -> dict:
-        """What `pack` writes, {"bits", "shape"}, as JSON values; two modules of one layout can read each other's."""
+        """The layout of what `pack` writes, {"bits", "shape"}, as JSON values.
+
+        Modules of the same layout can read each other's codes and scales.
+        """
 
     @abstractmethod
     def pack(self) -> tuple[Tensor, Tensor]:
@@ -31,11 +35,11 @@ class Packed(nn.Module, ABC):
 
     @abstractmethod
     def unpack(self, codes: Tensor, scales: Tensor) -> None:
-        """Take over what `pack` wrote: the same outputs bit for bit, and trainable as before."""
+        """Load what `pack` wrote. The outputs are the same bit for bit, and the module can be trained as before."""
 
 
 def trained(model: nn.Module) -> dict[str, Packed]:
-    """The packed modules of a model that train, by name, in order."""
+    """The trainable packed modules of a model, by name, in order."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -53,12 +57,12 @@ def pack_all(modules: dict[str, Packed]) -> dict[str, Tensor]:
 
 
 def lengths(layout: dict) -> tuple[int, int]:
-    """How many codes (bytes) and scales (floats) a module of this layout is stored as."""
+    """The number of code bytes and of scales (floats) of a module of this layout."""
     return -(-math.prod(layout["shape"]) * layout["bits"] // 8), 2
 
 
 def shapes(modules: dict[str, Packed]) -> dict[str, Tensor]:
-    """What `pack_all` would answer, without numbers: tensors on the meta device. Nothing is packed to learn it."""
+    """The result of `pack_all` as tensors on the meta device, with shapes and types but no values. Packs nothing."""
     if not modules:
         return {}
     codes, scales = (sum(n) for n in zip(*(lengths(module.layout()) for module in modules.values()), strict=True))
@@ -69,7 +73,7 @@ def shapes(modules: dict[str, Packed]) -> dict[str, Tensor]:
 
 
 def unpack_all(modules: dict[str, Packed], tensors: dict[str, Tensor]) -> None:
-    """Fill the modules with what `pack_all` made of modules of the same layouts."""
+    """Load into the modules what `pack_all` made from modules of the same layouts."""
     code = scale = 0
     for module in modules.values():
         codes, scales = lengths(module.layout())
@@ -78,15 +82,17 @@ def unpack_all(modules: dict[str, Packed], tensors: dict[str, Tensor]) -> None:
 
 
 def to_bytes(numbers: Tensor, bits: int) -> Tensor:
-    """Numbers below 2^bits, (n,), `bits` being 1, 2, 4 or 8 -> (ceil(n bits / 8),) uint8; the first in the lowest bits,
-    the last byte filled up with zeros."""
+    """Pack numbers (n,) below 2^bits into bytes, (ceil(n bits / 8),) uint8; bits: 1, 2, 4 or 8.
+
+    The first number is in the lowest bits; the last byte is padded with zeros.
+    """
     per_byte = 8 // bits
     rows = F.pad(numbers, (0, -len(numbers) % per_byte)).view(-1, per_byte)
     return (rows << _shifts(bits, numbers.device)).sum(1).to(torch.uint8)
 
 
 def from_bytes(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The `count` numbers, (count,) int64, that `to_bytes` packed."""
+    """Unpack what `to_bytes` packed: `count` numbers, (count,) int64."""
     rows = (packed.long()[:, None] >> _shifts(bits, packed.device)) & (2**bits - 1)
     return rows.flatten()[:count]
 

@@ -1,7 +1,7 @@
-"""HF PEFT modules that were injected into a timm model before it came here: found, kept trainable, described, folded.
+"""HF PEFT modules that were injected into a timm model before paretune got it: find, describe, inject and fold them.
 
-paretune's trunk calls them where they sit, so their LoRA also works where timm reads weights behind the wrapper.
-Nothing here imports peft until such a module is there.
+paretune's forward pass calls these modules, so their LoRA also works where timm itself would read the weights behind
+the wrapper. peft is imported only when a model has such modules.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_peft_module(module: nn.Module) -> bool:
 
 
 def unwrap(model: Foreign) -> Foreign:
-    """The timm model inside of a PeftModel; any other model as it is."""
+    """The timm model inside of a PeftModel; any other model unchanged."""
     return model.get_base_model() if type(model).__module__.startswith("peft.") else model
 
 
@@ -39,7 +39,7 @@ def describe(model: nn.Module) -> dict | None:
     configs = getattr(model, "peft_config", {})
     if list(configs) != ["default"]:
         raise UsageError(
-            f"the model holds HF PEFT adapters named {sorted(configs) or 'nothing'}; paretune takes one, named "
+            f"the model has HF PEFT adapters named {sorted(configs) or 'nothing'}; paretune takes exactly one, named "
             "'default': inject it with peft.inject_adapter_in_model or peft.get_peft_model"
         )
     return {name: sorted(v) if isinstance(v, set) else v for name, v in configs["default"].to_dict().items()}
@@ -56,13 +56,13 @@ def kinds() -> dict[str, type]:
 
 
 def inject(model: nn.Module, described: dict) -> None:
-    """Put HF PEFT modules as described into a plain timm model. Raises UsageError where peft refuses."""
+    """Inject HF PEFT modules into a plain timm model, from their config. Raises UsageError if peft refuses it."""
     kind = kinds()[described["peft_type"]]
     known = {name: v for name, v in described.items() if name in kind.__dataclass_fields__}
     import peft
 
     try:
-        peft.get_peft_model(model, kind(**known))  # not inject_adapter_in_model, which refuses what layers share (VeRA)
+        peft.get_peft_model(model, kind(**known))  # inject_adapter_in_model refuses tensors that layers share (VeRA)
     except Exception as error:  # peft raises anything on settings that do not fit a layer
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(f"HF PEFT cannot put {kind.__name__} on this backbone: {said}") from error
@@ -71,7 +71,7 @@ def inject(model: nn.Module, described: dict) -> None:
 def fold_all(root: Foreign) -> None:
     """Replace every HF PEFT module below `root` by the plain layer that computes the same in evaluation, in place.
 
-    Raises UsageError where what peft merges computes something else (its OFT on a convolution).
+    Raises UsageError if the layer that peft merged computes something else (its OFT on a convolution).
     """
     for name, child in root.named_children():
         if hasattr(child, "modules_to_save") and is_peft_module(child):
@@ -91,18 +91,18 @@ def _folded(tuner: Foreign, name: str) -> nn.Module:
     if before is not None and not (layer(probe) - before).norm() <= 0.05 * before.norm():
         kind = type(tuner).__module__.split(".")[2]
         raise UsageError(
-            f"what HF PEFT merges into '{name}', a {type(layer).__name__}, does not compute what its {kind} did; "
+            f"HF PEFT merges its {kind} into '{name}', a {type(layer).__name__}, with different outputs than before; "
             "keep the model unmerged, or leave this layer out of its targets"
         )
     return layer
 
 
 def _probe(layer: Foreign) -> torch.Tensor | None:
-    """Something to try a layer on; None where it cannot be tried."""
+    """A test input for a layer; None if the layer cannot be tested."""
     weight = layer.weight
     if not weight.is_floating_point() or weight.is_meta or not isinstance(layer, (nn.Linear, nn.Conv2d)):
         return None
     linear = isinstance(layer, nn.Linear)
     size = (1, layer.in_features) if linear else (1, layer.in_channels, *(2 * side for side in layer.kernel_size))
-    scattered = (torch.arange(math.prod(size)) * 0.618034).frac() - 0.5  # as random as it needs, with no generator
+    scattered = (torch.arange(math.prod(size)) * 0.618034).frac() - 0.5  # spread out enough, without a random generator
     return scattered.view(size).to(weight)

@@ -1,11 +1,11 @@
-"""A Linear whose weights are a few bits each (Jie et al. 2023, arXiv:2307.16867; FPET uses it at 1 bit).
+"""A Linear whose weights have a few bits each (Jie et al. 2023, arXiv:2307.16867; FPET uses 1 bit).
 
     w~ = (w - mean) / (std + 1e-5)         over the whole matrix, std unbiased
     weight = std * code(w~) + mean         code = the nearest of 2^bits fixed values
 
-Gradients pass `code` unchanged (straight-through) and flow through mean and std. Stored are the number of every code,
-mean and std: (out in bits) / 8 + 8 bytes. They say what the layer computes but not what w was; what is loaded trains on
-from a w that stands for the same.
+Gradients pass `code` unchanged (straight-through) and flow through mean and std. A file stores the index of every code,
+mean and std: (out in bits) / 8 + 8 bytes. They determine what the layer computes, but not w. After loading, training
+continues from another w that gives the same codes, mean and std.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WITHOUT_FLOAT64 = ("mps",)
 
 
 class QuantisedLinear(Packed):
-    """y = x weight', no bias; the float weights w (out, in), which train, are seen only through their codes."""
+    """y = x weight', no bias. The float weights w (out, in) are trained; the layer computes with their codes."""
 
     def __init__(self, inputs: int, outputs: int, bits: int = 1):
         super().__init__()
         self.bits = bits
         self.register_buffer("codes", torch.tensor(codebook(bits)), persistent=False)
-        # What rounding left between the mean and std of w and the stored ones, as a sum of two; zero until `unpack`.
+        # The rounding error between mean and std of w and the stored ones, as the sum of two rows; 0 until `unpack`.
         self.register_buffer("remainder", torch.zeros(2, 2), persistent=False)
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
@@ -40,7 +40,7 @@ class QuantisedLinear(Packed):
         return F.linear(x, self.quantised().to(x.dtype))
 
     def quantised(self) -> Tensor:
-        """The weights that it computes with, (out, in), in float32 or wider."""
+        """The weights that the layer computes with, (out, in), in float32 or wider."""
         return quantise(self.weight, self.codes, self.remainder)
 
     def layout(self) -> dict:
@@ -62,9 +62,10 @@ class QuantisedLinear(Packed):
 
 
 def quantise(weight: Tensor, codes: Tensor, remainder: Tensor | None = None) -> Tensor:
-    """The weights that a matrix stands for when every entry is one of `codes`, ascending; straight-through gradient.
+    """The quantised weights: every entry of `weight` is replaced by one of `codes` (ascending), with a
+    straight-through gradient.
 
-    `remainder` is added to mean and std. To the last bit, the value depends on the chosen codes, mean and std alone.
+    `remainder` is added to mean and std. The value depends only on the chosen codes, mean and std, to the last bit.
     """
     weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
     mean_std = moments(weight, remainder).to(weight.dtype)
@@ -77,7 +78,8 @@ def quantise(weight: Tensor, codes: Tensor, remainder: Tensor | None = None) -> 
 def moments(weight: Tensor, remainder: Tensor | None = None) -> Tensor:
     """Mean and unbiased standard deviation (2,), plus the rows of a remainder (n, 2).
 
-    In float64, where the device has it: the order of summation, by threads, is lost in rounding to float32.
+    Computed in float64 if the device has it, so that the order of summation, which depends on threads, does not change
+    the result in float32.
     """
     wide = weight.float() if weight.device.type in WITHOUT_FLOAT64 else weight.double()
     found = torch.stack([wide.mean(), wide.std()])
@@ -86,17 +88,19 @@ def moments(weight: Tensor, remainder: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def nearest(weight: Tensor, codes: Tensor, mean_std: Tensor) -> Tensor:
-    """The number of the code nearest to every normalised weight. In float32 always, so that a copy of wider type, as
-    folding makes it, has the same codes."""
+    """The index of the code nearest to every normalised weight.
+
+    Always computed in float32, so that a wider copy of the weights, as in folding, has the same codes.
+    """
     codes, (mean, std) = codes.float(), mean_std.float()
     return torch.bucketize((weight.float() - mean) / (std + EPSILON), (codes[1:] + codes[:-1]) / 2)
 
 
 def within_cells(numbers: Tensor, codes: Tensor, std: Tensor) -> Tensor:
-    """Normalised weights that have the codes of these numbers, mean 0 and the given std, as nearly as they can.
+    """Normalised weights that round to the codes with these indices and have, as nearly as possible, mean 0 and `std`.
 
-    The codes themselves have neither; they are shifted and scaled, in turns with a step back to the inner half of the
-    cells.
+    The codes themselves have another mean and std. So the values are shifted and scaled, and then moved back into the
+    inner half of their cells, several times.
     """
     quarter = F.pad(codes.diff() / 4, (1, 1), value=torch.inf)
     low, high = (codes - quarter[:-1])[numbers], (codes + quarter[1:])[numbers]
@@ -109,10 +113,11 @@ def within_cells(numbers: Tensor, codes: Tensor, std: Tensor) -> Tensor:
 
 @lru_cache
 def codebook(bits: int) -> tuple[float, ...]:
-    """The 2^bits values that lose least of a standard normal in L1, ascending.
+    """The 2^bits values with the smallest L1 quantisation error for a standard normal, ascending.
 
-    A value is the median of its cell, a cell ends halfway between neighbours. Solved for the values below zero by
-    Newton's method, from values as dense as the square root of the normal density, which is right for many.
+    Each value is the median of its cell, and cells end halfway between neighbouring values. Newton's method solves for
+    the values below zero. It starts from values with the density of the square root of the normal density, the right
+    limit for many values.
     """
     half = 2 ** (bits - 1)
     ranks = torch.arange(half, dtype=torch.float64, device="cpu") + 0.5
@@ -133,7 +138,7 @@ def _density(x: Tensor) -> Tensor:
 
 
 def linear(inputs: int, outputs: int, bits: int, bias: bool = False) -> nn.Linear | QuantisedLinear:
-    """A projection of `bits` bits a weight; 0 = float weights, which alone can have a bias."""
+    """A projection with `bits` bits per weight; 0 = float weights. Only float weights can have a bias."""
     return QuantisedLinear(inputs, outputs, bits) if bits else nn.Linear(inputs, outputs, bias=bias)
 
 
@@ -143,7 +148,7 @@ def weight_of(projection: nn.Linear | QuantisedLinear) -> Tensor:
 
 
 def fold_all(root: nn.Module) -> None:
-    """Replace every QuantisedLinear below `root` by one that looks no codes up any more, in place."""
+    """Replace every QuantisedLinear below `root` by a ConstantLinear with the same weights, in place."""
     for name, child in root.named_children():
         if isinstance(child, QuantisedLinear):
             setattr(root, name, ConstantLinear(child.quantised().detach()))
@@ -152,7 +157,7 @@ def fold_all(root: nn.Module) -> None:
 
 
 class ConstantLinear(nn.Module):
-    """y = x weight', with weights (out, in) that do not train, of any type."""
+    """y = x weight', with fixed weights (out, in) of any type."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -163,7 +168,7 @@ class ConstantLinear(nn.Module):
 
 
 def start_(projection: nn.Linear | QuantisedLinear) -> None:
-    """Let a projection begin at zero, or, where the quantiser divides by the spread of the weights, near to it."""
+    """Initialise a projection with zeros, or near zero if it is quantised: the quantiser divides by the std."""
     if isinstance(projection, QuantisedLinear):
         nn.init.trunc_normal_(projection.weight, std=1e-3, a=-2e-3, b=2e-3)
     else:

@@ -1,21 +1,21 @@
-"""Linear maps over tokens: what a reducer answers with.
+"""Reductions: linear maps over tokens, which a reducer returns.
 
         in    a   b   c   d   e   f            n_in  = 6 tokens
               |    \\ /    |   |   x            b and c share a slot, f is dropped
         out   a    bc     d   e                n_out = 4 slots
 
 A reduction groups `n_in` tokens into `n_out` slots. Every slot has one *representative* (`keep`); other tokens (`src`)
-may join a slot; a token that is neither is dropped. `matrix()` (B, n_out, n_in) is the truth, and four verbs apply it
-without ever forming it:
+may join a slot; a token that is neither is dropped. `matrix()` (B, n_out, n_in) defines the map, and four methods apply
+it without computing the matrix:
 
     sum(t)         = matrix() @ t                          extensive values: sizes, membership
     mean(t, size)  = matrix() @ (w t) / matrix() @ w       intensive values: features, states carried by adapters
-    pick(t)        = t at the representatives              labels that must not be averaged: RoPE rows, coordinates
-    spread(t)      = matrix()' @ t                         back to n_in; dropped tokens get the stated fill
+    pick(t)        = t at the representatives              values that must not be averaged: RoPE rows, coordinates
+    spread(t)      = matrix()' @ t                         back to n_in; dropped tokens get the `fill` value
 
-`w` is the token size, or the reduction's own `weight` where a method has one (EViT fuses by attention). With
-`normalise=False` the mean is not divided by the sum of weights (EViT as its authors released it). Where a method has a
-`scale` for every token and channel (PYRA), features are multiplied by it before their mean; nothing else is.
+`w` is the token size, or the reduction's own `weight` if it has one (EViT fuses by attention). With `normalise=False`
+the mean is not divided by the sum of weights (EViT as its authors released it). If a reduction has a `scale` for every
+token and channel (PYRA), features are multiplied by it before their mean; other values are not.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SAME = 1 - 2**-11  # the cosine from which on two keys count as the same when an evaluation chooses: 1.8 degrees
+SAME = 1 - 2**-11  # evaluation treats two keys as equal from this cosine on: an angle of 1.8 degrees
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reduction(ABC):
-    """A map from n_in to n_out tokens; its finals are Merge, Blend and Mask.
+    """A map from n_in to n_out tokens; the concrete classes are Merge, Blend and Mask.
 
     keep (B|1, n_out) int64: the representative of every slot, an index into the n_in tokens
     src (B|1, s) int64: the tokens that join a slot; s may be 0
-    weight (B, n_in) float32 or None: weights of `mean` in place of the token sizes
+    weight (B, n_in) float32 or None: weights of `mean` instead of the token sizes
+    normalise: whether `mean` is divided by the sum of weights
     scale (B, n_in, D) or None: factors on the features before their mean
     """
 
@@ -49,17 +50,17 @@ class Reduction(ABC):
 
     @property
     def n_out(self) -> int:
-        """Tokens left."""
+        """The number of tokens that are left."""
         return self.keep.shape[1]
 
     @property
     def linear(self) -> bool:
-        """Whether `mean` is linear in the values, as adapters that carry narrow states rely on."""
+        """Whether `mean` is linear in the values; adapters that carry narrow states need this."""
         return True
 
     @property
     def masks(self) -> bool:
-        """Whether tokens that are let go stay in their slots, with size 0."""
+        """Whether removed tokens stay in their slots with size 0."""
         return False
 
     @abstractmethod
@@ -86,7 +87,7 @@ class Reduction(ABC):
         return total.to(t.dtype)
 
     def features(self, x: Tensor, size: Tensor | None) -> Tensor:
-        """`mean` of features, which alone a method may scale: x (B, n_in, D) -> (B, n_out, D) in x's dtype."""
+        """`mean` of the features after multiplying by `scale`, if any: x (B, n_in, D) -> (B, n_out, D) in x's dtype."""
         return self.mean(x if self.scale is None else (widened(x) * self.scale).to(x.dtype), size)
 
     def _weight(self, size: Tensor | None, device: torch.device) -> Tensor:
@@ -107,10 +108,10 @@ class Reduction(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Merge(Reduction):
-    """Tokens really leave: the index form, for every grouping that itself needs no gradient.
+    """The index form, in which tokens really leave the sequence. The choice of groups gets no gradient.
 
     dst (B|1, s) int64: the slot that each `src` token joins
-    peak: `mean` takes the channel-wise maximum of a slot instead (max pooling); then it is not linear
+    peak: `mean` takes the channel-wise maximum of a slot instead (max pooling), so it is not linear
     """
 
     dst: Tensor
@@ -130,8 +131,8 @@ class Merge(Reduction):
             return super().mean(t, size)
         if not self.src.shape[1]:
             return self.pick(t)
-        # The same mean as a step from the representative towards those who join: work, and what the backward pass must
-        # keep, are proportional to the tokens that join and not to all of them.
+        # The same mean, computed as the representative plus a correction from each token that joins. The work and the
+        # memory for the backward pass are then proportional to the tokens that join, and not to all tokens.
         with full_precision(t):
             weight = widened(self._weight(size, t.device))
             kept = widened(rows(t, self.keep))
@@ -161,7 +162,7 @@ class Merge(Reduction):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Blend(Reduction):
-    """Dense and differentiable: every `src` token joins the slots by shares that carry a gradient (FPET training).
+    """The dense form: every `src` token joins all slots, with shares that have a gradient (FPET training).
 
     share (B, s, n_out) float32: how much of each source every slot receives
     """
@@ -186,10 +187,12 @@ class Blend(Reduction):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mask(Reduction):
-    """Nobody leaves: a token that is let go keeps its slot and its features, with size 0, and is attended by itself
-    alone (training of DynamicViT). Every token is its own representative, nobody joins.
+    """The mask form, in which no token leaves the sequence (training of DynamicViT).
 
-    alive (B, n_in) float32: 1 = stays, 0 = let go; may carry a straight-through gradient, which reaches the sizes
+    A removed token keeps its slot and its features and gets size 0; only the token itself attends to it. Every token is
+    its own representative, and no token joins another.
+
+    alive (B, n_in) float32: 1 = stays, 0 = removed; may have a straight-through gradient, which reaches the sizes
     """
 
     alive: Tensor
@@ -200,7 +203,7 @@ class Mask(Reduction):
 
     @classmethod
     def of(cls, alive: Tensor) -> Mask:
-        """The mask that lets go of the tokens with alive == 0."""
+        """The mask that removes the tokens with alive == 0."""
         keep = torch.arange(alive.shape[1], device=alive.device)[None]
         return cls(n_in=alive.shape[1], keep=keep, src=keep[:, :0], alive=alive)
 
@@ -219,9 +222,10 @@ class Mask(Reduction):
 
 
 def descending(scores: Tensor) -> Tensor:
-    """Indices of the best first; of equals, the one that stands first: (B, n) -> (B, n) int64.
+    """The indices that sort scores from high to low, equal scores in their original order: (B, n) -> (B, n) int64.
 
-    A stable sort. Not every runtime has one, so an exported model counts who is better, which is the same exactly.
+    This is a stable sort. Not every runtime has one, so an exported model instead counts how many scores are better
+    than each, with exactly the same result.
     """
     scores = scores.detach()
     if not torch.compiler.is_exporting():
@@ -234,17 +238,17 @@ def descending(scores: Tensor) -> Tensor:
 
 
 def widened(t: Tensor) -> Tensor:
-    """t in float32, or in float64 if it is."""
+    """t in float32; unchanged if it is float64."""
     return t if t.dtype == torch.float64 else t.float()
 
 
 def full_precision(t: Tensor) -> AbstractContextManager:
-    """Autocast off on t's device. Sizes, scores, cosines, arg-max and weighted means are computed inside."""
+    """A context with autocast off on t's device, for sizes, scores, cosines, arg-max and weighted means."""
     return nullcontext() if t.device.type == "meta" else torch.autocast(t.device.type, enabled=False)
 
 
 def rows(t: Tensor, index: Tensor) -> Tensor:
-    """t[b, index[b]]: t (B|1, n, ...), index (B|1, k) -> (B, k, ...), either of them broadcast over images."""
+    """t[b, index[b]]: t (B|1, n, ...), index (B|1, k) -> (B, k, ...); both are broadcast over images."""
     if index.shape[0] == 1:
         return t[:, index[0]]
     # Not t.gather: that would keep t for the backward pass, and is half as fast.

@@ -1,9 +1,9 @@
-"""A head that answers in the targets' own units, while what trains works on numbers around zero.
+"""A regression head that is trained on standardised numbers and returns numbers in the units of the targets.
 
     features ── head ──> z  (mean 0, deviation 1)  ── z * deviation + mean ──> years, metres, degrees...
 
-AdamW moves every weight by about the learning rate, whatever the unit: a head that had to grow to prices in thousands,
-or to fractions of a millimetre, would train a thousand times too slowly or too wildly.
+AdamW changes every weight by about the learning rate, whatever the unit of the targets. Without this scaling, a head
+for prices in thousands would train far too slowly, and one for fractions of a millimetre with far too large steps.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from paretune.core.leaf import Leaf
 
 
 class Units(Leaf):
-    """Mean and deviation of C target numbers; 0 and 1 until training measures them. They are saved, but never trained.
+    """Mean and deviation of C target numbers: 0 and 1 until training measures them. They are saved, but not trained.
 
-    A leaf on the head, so that merging folds it into the head's weight and bias like any other.
+    This is a leaf on the head, so merging folds it into the head's weight and bias like any other leaf.
     """
 
     def __init__(self, count: int):
@@ -27,11 +27,11 @@ class Units(Leaf):
 
     @property
     def measured(self) -> bool:
-        """Whether they were set to anything but 0 and 1."""
+        """Whether mean and deviation were set, to anything but 0 and 1."""
         return bool((self.mean != 0).any() or (self.deviation != 1).any())
 
     def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Answer in units of this mean and deviation, both (C,)."""
+        """Set mean and deviation, both (C,)."""
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
 
@@ -44,5 +44,5 @@ class Units(Leaf):
 
 
 def units_of(model: nn.Module) -> list[Units]:
-    """The units of every head of a model: one, two where it has a distillation head, none where it does not regress."""
+    """The Units of a model's heads: one per head (two with a distillation head), none if the task is no regression."""
     return [module for module in model.modules() if isinstance(module, Units)]

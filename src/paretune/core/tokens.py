@@ -1,16 +1,16 @@
-"""The bundle that travels through the trunk: tokens and everything that belongs to a token.
+"""The batch of tokens that goes through the blocks, with everything that belongs to a token.
 
         x        (B, P + M, D)                residual stream: P prefix tokens (CLS, distillation, registers, prompts),
                                               M patches
-        size     (B, P + M) | None            input patches that a token stands for; None = all 1, nothing merged yet;
-                                              0 = let go, but still here (Mask)
+        size     (B, P + M) | None            number of input patches in a token; None = all 1, nothing merged yet;
+                                              0 = removed by a Mask, but still in the sequence
         rope     (B|1, M, L|1, H|1, d) | None rotary table, a row per patch
-        carried  {name: (B, P + M, c)}        states of every token that adapters hand to later blocks
-        held     {name: (B, k, c)}            states of an image as a whole; nothing shrinks them
-        trail    (Step, ...)                  what has been done to the patches so far
+        carried  {name: (B, P + M, c)}        states of every token that adapters pass to later blocks
+        held     {name: (B, k, c)}            states of an image as a whole; reductions do not change them
+        trail    (Step, ...)                  the reductions of the patches so far
 
-`shrink` is the only place where tokens leave, and everything per token leaves alike. Prefix tokens stay in front,
-always: no reduction ever sees them. Prompts are the last of them.
+Only `shrink` removes or merges tokens, and it applies the reduction to everything per token. Prefix tokens always stay
+in front and are never reduced. Prompts are the last of the prefix tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ When = Literal["before", "middle"]
 
 
 class Step(NamedTuple):
-    """One reduction of the patches: before block `block`, or in its middle, between attention and MLP."""
+    """One reduction of the patches: before block `block`, or in the middle of it, between attention and MLP."""
 
     block: int
     reduction: Reduction
@@ -37,9 +37,13 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """A batch of token sequences, see above. `grid` is the patch grid (rows, columns) before any reduction;
-    `readers` of the `prefix` tokens summarise the image (1 = CLS, 2 with a distillation token, 0 = none); `prompts`
-    says how many of the last prefix tokens stand there under which name."""
+    """A batch of token sequences; for the tensors see the module docstring.
+
+    prefix: number of prefix tokens, prompts included
+    readers: how many of the prefix tokens summarise the image (1 = CLS, 2 with a distillation token, 0 = none)
+    grid: the patch grid (rows, columns) before any reduction
+    prompts: {name: number of prompts}, in the order in which they stand at the end of the prefix
+    """
 
     x: Tensor
     prefix: int
@@ -54,7 +58,7 @@ class Tokens:
 
     @property
     def patches(self) -> int:
-        """Patch tokens now, M."""
+        """The current number of patch tokens, M."""
         return self.x.shape[1] - self.prefix
 
     @property
@@ -64,7 +68,7 @@ class Tokens:
 
     @property
     def masked(self) -> bool:
-        """Whether patches that were let go are still here, with size 0."""
+        """Whether removed patches are still in the sequence, with size 0."""
         return any(step.reduction.masks for step in self.trail)
 
     def with_x(self, x: Tensor) -> Tokens:
@@ -76,17 +80,17 @@ class Tokens:
         return replace(self, x=self.x + delta)
 
     def carry(self, states: dict[str, Tensor | None]) -> Tokens:
-        """Hand states (B, P + M, c) to later blocks; None takes a state back."""
+        """Pass states (B, P + M, c) to later blocks; None removes a state."""
         return replace(self, carried=_updated(self.carried, states))
 
     def hold(self, states: dict[str, Tensor | None]) -> Tokens:
-        """Hand states (B, k, c) of the whole image to later blocks; None takes a state back."""
+        """Pass states (B, k, c) of the whole image to later blocks; None removes a state."""
         return replace(self, held=_updated(self.held, states))
 
     def prepend(self, name: str, prompts: Tensor) -> Tokens:
-        """Put prompts (p, D) or (B, p, D) in front of the patches, in place of those that stand there under this name.
+        """Put prompts (p, D) or (B, p, D) in front of the patches; they replace earlier prompts of the same name.
 
-        A prompt has size 1 and 0 for every carried state. No reduction, no position and no pooling ever sees it.
+        A prompt has size 1, and 0 for every carried state. It has no position; reductions and pooling leave it out.
         """
         first = self.own_prefix
         for other, count in self.prompts.items():
@@ -113,12 +117,12 @@ class Tokens:
         )
 
     def without_prompts(self, t: Tensor) -> Tensor:
-        """Values of the tokens without those of the prompts: (B, P + M, ...) -> (B, own prefix + M, ...)."""
+        """Remove the values of the prompts: (B, P + M, ...) -> (B, own prefix + M, ...)."""
         return torch.cat([t[:, : self.own_prefix], t[:, self.prefix :]], dim=1) if self.prompts else t
 
     def shrink(self, block: int, answer: Reduction | Sequence[Reduction] | None, when: When = "middle") -> Tokens:
-        """Let patches leave or merge as a reducer answered, none, once, or several times in turn: features, sizes,
-        RoPE and carried states, all alike."""
+        """Apply what a reducer returned, no reduction, one, or several in turn, to features, sizes, RoPE and carried
+        states."""
         tokens = self
         for reduction in () if answer is None else (answer,) if isinstance(answer, Reduction) else answer:
             tokens = tokens._shrunk(Step(block, reduction, when))
@@ -130,7 +134,7 @@ class Tokens:
         patch_size = size[:, self.prefix :]
 
         def behind_the_prefix(f: Callable[..., Tensor], t: Tensor, *more: Tensor) -> Tensor:
-            prefix, patches = t.split(parts, dim=1)  # one split, not two slices: its backward pass joins once
+            prefix, patches = t.split(parts, dim=1)  # one split is cheaper in the backward pass than two slices
             return torch.cat([prefix, f(patches, *more)], dim=1)
 
         return replace(
@@ -145,9 +149,9 @@ class Tokens:
         )
 
     def around(self, reduction: Reduction, f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """f on fewer tokens, its answer for all of them: on patches reduction.spread(f(reduction.mean(t))).
+        """A function that computes f on fewer tokens: for the patches reduction.spread(f(reduction.mean(t))).
 
-        The prefix goes through f as it is; dropped patches get 0. The tokens themselves stay.
+        f gets the prefix unchanged; dropped patches get 0. The tokens themselves are not reduced.
         """
 
         def on_fewer(t: Tensor) -> Tensor:  # (B, P + M, c) -> (B, P + M, c)
@@ -170,7 +174,7 @@ class Tokens:
         return torch.where(groups < 0, groups, groups + self.prefix)
 
     def unmerge(self, t: Tensor, fill: float = 0.0) -> Tensor:
-        """Values of the patch tokens left, back on the input grid: (B, M, ...) -> (B, rows * columns, ...)."""
+        """Spread values of the remaining patch tokens to the input grid: (B, M, ...) -> (B, rows * columns, ...)."""
         for step in reversed(self.trail):
             t = step.reduction.spread(t, fill)
         return t

@@ -1,4 +1,4 @@
-"""What is the same in every epoch is computed once: pictures are decoded and resized once, not once an epoch."""
+"""Compute only once what is the same in every epoch: decode and resize images once instead of in every epoch."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def _generators() -> tuple:
 
 
 def decoded(dataset: Samples, budget: int, workers: int = 0) -> Samples:
-    """The same data set with its pictures decoded and resized in memory, or as it is where that cannot be.
+    """The same data set with its images decoded and resized in memory, or unchanged if that is not possible.
 
-    The steps of its transform before the first random one and before tensors are taken once for every picture, the
-    others at every access: what it gives stays the same to the bit. Pictures must come out of these steps in one size,
-    and all of them in at most `budget` bytes.
+    The steps of its transform before the first random step and before the tensor conversion run once per image, the
+    others at every access. The output is the same bit for bit. After these steps all images must have the same size,
+    and together take at most `budget` bytes.
     """
     steps = _steps(getattr(dataset, "transform", None))
     if isinstance(dataset, ImageArrays) or not steps or not _shows_pictures(dataset):

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: images that are missing, doubled or in two splits, counts that do not fit."""
+"""Checks of a data set: missing or duplicate images, images in two splits, wrong counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that are decoded when they are asked for, wherever they lie: in files, in archives, in a table, in memory."""
+"""Data sets whose images are decoded on access, from files, archives, tables or memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Source(ABC, Generic[K]):
-    """Where encoded pictures lie. A key names one of them; what a key is, the source alone knows."""
+    """A place with encoded images. A key identifies one of them; the type of the keys depends on the source."""
 
     @property
     @abstractmethod
@@ -42,7 +42,7 @@ class Source(ABC, Generic[K]):
         """How many bytes `encoded` has, found without reading them if that can be."""
 
     def stamp(self, key: K) -> list[int] | None:
-        """What changes when the picture does, found without reading it: bytes, then times in ns; None: no such thing.
+        """Values that change if the image changes, found without reading it: bytes, then times in ns; None if unknown.
 
         Raises UnreadableImage if the picture is gone.
         """
@@ -204,8 +204,8 @@ def _answers(images: Images) -> Iterable[str | dict]:
 def readable(images: Images, skip_unreadable: bool = False) -> Images:
     """`images` after every one was decoded, so that a damaged file is named now and not in the ninth epoch.
 
-    What was decoded before, and has the same size and times, is believed. Raises UsageError that names the unreadable
-    ones, unless `skip_unreadable`: then they are left out.
+    An image that was decoded before and has the same size and times is not decoded again. Raises UsageError, which
+    names the unreadable images; with `skip_unreadable` they are left out instead.
     """
     bad = {i: one for i, one in enumerate(examined(images)) if isinstance(one, UnreadableImage)}
     if bad and not skip_unreadable:

@@ -77,9 +77,9 @@ class Tree:
 
 
 def walk(folder: Path, enter: Callable[[Path], object]) -> Iterator[tuple[Path, os.DirEntry]]:
-    """Yield (where, entry) for all below `folder` that is no folder, without running in circles.
+    """Yield (where, entry) for everything below `folder` that is not a folder, without following loops.
 
-    `enter` is told of every folder below before it is opened; a loop is not opened. Raises UsageError for a folder that
+    `enter` is called with every folder before it is opened; a loop is not opened. Raises UsageError for a folder that
     cannot be read.
     """
     waiting = [(folder, holders_of(folder))]

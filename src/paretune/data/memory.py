@@ -1,4 +1,4 @@
-"""What was read before need not be read again: SHA-256 of pictures, and whether they could be decoded.
+"""Remember the SHA-256 of images and whether they could be decoded, so that they need not be read again.
 
 CACHE/pictures/PLACE.json     {"version": ..., "pictures": {name: [[bytes, times, ...], SHA-256, decoded]}}
 

@@ -1,4 +1,4 @@
-"""Training and validation images where the data come unparted, and few images a class out of many.
+"""Split data without splits into training and validation images, and choose a few images per class.
 
 What is drawn depends on the seed, the class and the order of its images alone, so it is the same on every machine.
 """
@@ -23,7 +23,7 @@ Parts = dict[str, Callable[[], Images]]
 
 @dataclass(frozen=True)
 class Splits:
-    """Images to train on, to choose by, and to look at once; `test` is None where there are none."""
+    """Images for training, validation and test; `test` is None if there are none."""
 
     train: Images
     val: Images

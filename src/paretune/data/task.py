@@ -1,4 +1,4 @@
-"""What is asked about a picture: one class of several, any number of labels, or numbers."""
+"""The tasks: one class per image, any number of labels per image, or numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a data set what it should be? Every image is read once."""
+"""Verify a data set; every image is read once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Report:
         task, classes: as data sets have them; None and () where nothing could be read.
         splits: one by one.
         problems: what keeps the data from being sound, one sentence each.
-        remarks: what is worth knowing and may be so.
+        remarks: facts that are worth knowing but are not problems.
         formats: how many images of each format.
         lossy: "lossy", "lossless" or "mixed"; None without images.
         jpeg_quality: (lowest, median, highest) of the JPEG files, estimated from their tables; None without any.

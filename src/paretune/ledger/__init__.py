@@ -1,1 +1,1 @@
-"""Results, one a line, and what may be said when they are laid side by side."""
+"""Ledgers of results, one result per line, and comparisons of them."""

@@ -1,15 +1,15 @@
-"""Means over tasks and how sure they are: flat and group mean, intervals over seeds, paired differences.
+"""Means over tasks with their uncertainty: flat and group mean, intervals over seeds, paired differences.
 
     flat mean    of all tasks                              what Sparse-Tuning prints
     group mean   of the means of the groups of tasks       what FPET prints, and most tables of VTAB-1K
 
-Both papers call theirs the mean; on VTAB-1K they lie two to three points apart, because two of the groups are small.
+Both papers just say "mean". On VTAB-1K the means differ by two to three points, because two of the groups are small.
 
-An interval is over seeds. Every seed gives one mean over tasks; the mean of these is reported, give or take Student's t
-times their standard error. So it says what another seed would have changed, and nothing of other tasks or other images.
-The tasks are those of the suite, not a sample of tasks. Bootstrapping three or five seeds would give intervals that are
-far too short; t allows for how few they are, and takes the means of seeds as normally distributed, as sums over tasks
-nearly are.
+An interval is over seeds. Every seed gives one mean over tasks; the result is the mean of these, plus or minus
+Student's t times their standard error. So the interval says how much another seed would change the result, but nothing
+about other tasks or other images: the tasks are those of the suite, not a sample of tasks. Bootstrapping three or five
+seeds would give intervals that are far too short. Student's t allows for the small number of seeds; it assumes that the
+means of seeds are normally distributed, which is nearly true for sums over tasks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Means:
-    """Of one recipe: its flat mean and its group mean, the mean of every group, and of every task."""
+    """The means of one recipe: flat mean, group mean, the mean of every group and of every task."""
 
     flat: Estimate
     group: Estimate
@@ -44,11 +44,11 @@ class Means:
 
 @dataclass(frozen=True)
 class Difference:
-    """One recipe less another, on the seeds and tasks that both have.
+    """The difference of two recipes, on the seeds and tasks that both have.
 
-    flat, group: of the means over tasks; tasks: of every task
-    paired: whether seed by seed; otherwise the two have no seed in common, the means are subtracted, and no interval
-    can be given
+    flat, group: differences of the means over tasks; tasks: differences of every task
+    paired: whether the difference is taken seed by seed. Otherwise the two have no seed in common; the means are
+    subtracted, and there is no interval
     """
 
     flat: Estimate
@@ -58,7 +58,7 @@ class Difference:
 
     @property
     def record(self) -> tuple[int, int, int]:
-        """On how many tasks the first is better, equal, worse in the mean over seeds."""
+        """The number of tasks on which the first recipe is better, equal, worse in the mean over seeds."""
         signs = [0 if abs(one.mean) < 1e-9 else math.copysign(1, one.mean) for one in self.tasks.values()]
         return signs.count(1), signs.count(0), signs.count(-1)
 
@@ -83,7 +83,7 @@ def means(scores: Scores, groups: Mapping[str, str]) -> Means:
 
 
 def difference(one: Scores, other: Scores, groups: Mapping[str, str]) -> Difference:
-    """`one` less `other`, which have the same tasks and each the same seeds in every task."""
+    """`one` minus `other`. Both have the same tasks, and each has the same seeds in every task."""
     common = [seed for seed in next(iter(one.values())) if seed in next(iter(other.values()))]
     apart: dict[str, dict[int | None, float]]
     if common:
@@ -95,7 +95,7 @@ def difference(one: Scores, other: Scores, groups: Mapping[str, str]) -> Differe
 
 
 def complete(scores: Scores, tasks: Sequence[str]) -> dict[str, dict[int | None, float]]:
-    """The scores on `tasks` from those seeds that have all of them; no seed may be left."""
+    """The scores on `tasks` of the seeds that have all of these tasks; the result may have no seed."""
     seeds = [seed for seed in scores[tasks[0]] if all(seed in scores[task] for task in tasks)]
     return {task: {seed: scores[task][seed] for seed in seeds} for task in tasks}
 
@@ -108,7 +108,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def t_quantile(p: float, degrees: int) -> float:
-    """The value below which a Student-t variable of so many degrees of freedom lies with probability p, 0.5 <= p < 1.
+    """The p-quantile of Student's t distribution with this many degrees of freedom, 0.5 <= p < 1.
 
     Bisection on the angle of `_within`; exact to the last digits of a float.
     """

@@ -1,8 +1,9 @@
 """Compare recipes by their results: what must be equal is checked first, then means, intervals, paired differences.
 
 Rows are comparable if they share suite, metric, backbone (by fingerprint), data (by content hash), and all of the
-protocol: images to train and to choose on, grid, epoch, use of the test, schedule, preprocessing. Settings of methods
-and the values that tuning chose for them are what is compared; seeds, machines and versions may differ and are told.
+protocol: images to train and to choose on, grid, epoch, use of the test, schedule, preprocessing. The settings of the
+methods and their tuned values are what is compared. Seeds, machines and versions may differ; the differences are
+reported.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from paretune.ledger.entries import Entry
 from paretune.ledger.remarks import remarks
 from paretune.ledger.traps import traps
 
-SHORT = 12  # characters of values that are worth showing for each task
+SHORT = 12  # values up to this many characters are shown for each task
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Comparison:
     """Sides on the tasks that all of them have.
 
     groups {task: group}, in the order of the table
-    differences: sentences on protocols that differ; traps, notes: sentences on what else a reader must know
+    differences: sentences on protocols that differ; traps, notes: sentences with other information for the reader
     """
 
     rows: tuple[Compared, ...]
@@ -77,10 +78,10 @@ def _to_dict(row: Compared) -> dict:
 
 
 def compare(entries: Sequence[Entry], baseline: str | None = None, force: bool = False) -> Comparison:
-    """Hold the entries against the one called `baseline`, by default the first.
+    """Compare the entries with the one called `baseline`, by default the first.
 
-    Raises UsageError if their protocols differ, naming every difference, unless `force`; for an unknown baseline; and
-    if there is no task, or no seed with all tasks, that could be compared.
+    Raises UsageError, which names every difference, if their protocols differ, unless `force`; for an unknown baseline;
+    and if there is no common task, or no seed with all tasks.
     """
     by_name = {entry.name: entry for entry in entries}
     if baseline is not None and baseline not in by_name:
@@ -129,8 +130,9 @@ def _complete(entry: Entry, groups: dict[str, str]) -> Entry:
 
 
 def differences(entries: Sequence[Entry], groups: dict[str, str]) -> list[str]:
-    """A sentence for every path whose value is not one and the same in all rows of all entries, those of several tasks
-    together; what an entry does not state is said once for all that others do state.
+    """A sentence for every path whose value differs between rows. The same path of several tasks gives one sentence.
+
+    For each entry, all values that it does not state but others do are listed in one sentence.
     """
     paths = dict.fromkeys(path for entry in entries for path in entry.terms if _task(path) in ("", *groups))
     found: dict[tuple[str, str], list[str]] = {}
@@ -156,7 +158,7 @@ def _of(tasks: Sequence[str], groups: dict[str, str]) -> str:
 
 
 def _values(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Who states which value."""
+    """Which entries state which value."""
     stating: dict[str, list[Entry]] = {}
     for entry in entries:
         for value in sorted(entry.terms.get(path, ())):
@@ -165,7 +167,7 @@ def _values(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _said(values: dict[str, list[Entry]], entries: Sequence[Entry], brief: bool) -> str:
-    """brief: long values are hashes, which tell nobody anything."""
+    """brief: leave out the values, because they are long hashes."""
     if brief and max(map(len, values)) > SHORT:
         return f"differs between {' and '.join(_places(some, entries) for some in values.values())}"
     return "is " + ", ".join(f"{value} in {_places(some, entries)}" for value, some in values.items())

@@ -1,4 +1,4 @@
-"""What is compared: recipes of ledgers and rows of published tables, in one form.
+"""The entries of a comparison: recipes of ledgers and rows of published tables, in one form.
 
 runs/ledger.jsonl              all recipes of a ledger
 runs/ledger.jsonl:lora         one of them
@@ -27,11 +27,11 @@ Terms = dict[str, frozenset[str]]  # {path: the values, as JSON, that the rows o
 class Entry:
     """One recipe with its scores.
 
-    name: as the table calls it; recipe, origin: as its source calls it, and the file or published table it is from
+    name: its name in the table; recipe, origin: its name in its source, and that source (file or published table)
     scores {task: {seed: share}}; groups {task: group}
-    terms: all that must be equal for scores to be comparable; a path that is missing is not stated
-    trained: parameters without the head; macs of an image and tokens in the last block, None where not stated
-    results: the rows of the ledger; printed: the mean as a paper prints it, and which kind of mean that is
+    terms: everything that must be equal for scores to be comparable; a missing path means that it is not stated
+    trained: parameters without the head; macs per image and tokens in the last block; None if not stated
+    results: the rows of the ledger; printed: the mean as printed in a paper, and which kind of mean it is
     """
 
     name: str
@@ -48,7 +48,7 @@ class Entry:
 
 
 def read_entries(arguments: Sequence[str], published: Callable[[str], list[Entry]]) -> list[Entry]:
-    """The entries that the arguments name, in their order, told apart by their names.
+    """The entries that the arguments name, in their order, with distinct names.
 
     published: gives the entries of "TABLE", "TABLE:ROW" or "ROW" of the papers: `papers.vtab_rows.published_entries`
     Raises UsageError for a file, recipe or published row that is not there, and for an entry that is named twice.
@@ -121,15 +121,15 @@ def _two_answers(path: str, first: Result, second: Result) -> str:
 
 
 def _mean(values: Iterable[int]) -> int:
-    """Over tasks, whose heads differ."""
+    """The mean over tasks, whose heads differ."""
     return round(fmean(values))
 
 
 def _terms(row: Result) -> Iterator[tuple[str, Any]]:
-    """Every path and value of a row that other rows must share; data and metric for each task by itself.
+    """Every path and value of a row that comparable rows must share; data and metric are listed for each task.
 
-    The grid is one value: whether all recipes share it, or it gives each recipe a grid of its own, two rows agree if
-    the protocol fixed the same one beforehand. The values that tuning then chose may differ.
+    The grid is one value, even if it gives each recipe its own grid: two rows agree if their protocol fixed the same
+    one. The values that tuning chose may differ.
     """
     yield "suite", row.suite
     yield f"metric of {row.task}", row.metric

@@ -1,4 +1,4 @@
-"""What a reader of a comparison must know besides the numbers: what was left out, seeds, machines, tuning."""
+"""Remarks on a comparison besides the numbers: what was left out, seeds, machines, tuning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SOFTWARE = ("python", "torch", "torchvision", "timm", "paretune")
 
 
 def remarks(entries: Sequence[Entry], whole: Sequence[Entry], baseline: str) -> list[str]:
-    """Sentences. `entries` as they were read, `whole` the same with the tasks and seeds that count."""
+    """The remarks as sentences. `entries`: as they were read; `whole`: the same with only the tasks and seeds used."""
     return [
         *_left_out(entries, whole),
         *_seeds(whole, baseline),
@@ -38,7 +38,7 @@ def _has(names: Sequence[str]) -> str:
 
 
 def seeds(entry: Entry) -> list[int]:
-    """The seeds of an entry whose tasks all have the same; none of a published row."""
+    """The seeds of an entry, which are the same in all of its tasks; none for a published row."""
     return [seed for seed in next(iter(entry.scores.values())) if seed is not None]
 
 

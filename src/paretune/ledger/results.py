@@ -1,8 +1,8 @@
-"""The ledger of results: a file with one JSON object a line, to which any number of processes may append.
+"""The ledger of results: a file with one JSON object per line, to which any number of processes may append.
 
-A line is the result of one recipe on one task from one seed, with all that decides whether it may be compared with
-another one: data hashes, the images that chose, normalisation, protocol, backbone, versions, cost. `Result` says which
-keys a line has. Lines are added and never changed; who wants another result runs it under another protocol.
+A line is the result of one recipe on one task with one seed. It contains everything that decides whether it can be
+compared with another one: data hashes, the images used for choosing, normalisation, protocol, backbone, versions, cost.
+`Result` lists the keys of a line. Lines are added and never changed; another result needs another protocol.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from paretune.schema import MOST_BYTES, parse, verify
 KIND, VERSION = "result", 1
 LOSSY = ("lossless", "lossy", "mixed", "unknown")
 NUMBER = (int, float)
-# Every key that a line must have, and what it holds; "a.b" is the key b of the object at a.
+# Every key that a line must have, and its type; "a.b" is the key b of the object at a.
 NEEDED: dict[str, Any] = {
     "suite": str, "task": str, "group": str, "recipe": str, "seed": int, "metric": str, "test": NUMBER,
     "val": (*NUMBER, type(None)), "chosen": dict, "candidates": list, "seconds": NUMBER, "date": str,
@@ -46,14 +46,14 @@ NEEDED: dict[str, Any] = {
 class Result:
     """A line of a ledger.
 
-    group: of tasks, such as "natural"; test, val: the metric, a share of 0 to 1
-    settings {adapters, reducer, schedule}: what was trained, in the JSON of config files, with the chosen values
-    chosen, candidates: what was tuned, and every value that was tried, with its score
+    group: the group of the task, such as "natural"; test, val: the metric, a share of 0 to 1
+    settings {adapters, reducer, schedule}: the trained setting, in the JSON of config files, with the chosen values
+    chosen, candidates: the tuned values, and every value that was tried, with its score
     backbone {name, source, options, fingerprint}; protocol {name, train, selection, grid, epoch, test_used, schedule,
     preprocessing ...}; data {train, val, test: content hashes; images: counts; lossy: lossless | lossy | mixed |
     unknown}
-    cost {trained, trained_without_head, macs of an image, tokens_last}; seconds: of the training
-    line: where it stands in its file, from 1
+    cost {trained, trained_without_head, macs of an image, tokens_last}; seconds: duration of the training
+    line: its line number in the file, from 1
     """
 
     suite: str
@@ -78,10 +78,10 @@ class Result:
 
 
 def key(row: dict) -> str:
-    """Equal for rows that answer the same question, known before the answer is.
+    """A key that is equal for rows of the same experiment; it is known before the experiment is run.
 
     row: suite, task, recipe, seed, settings {adapters, reducer}, backbone, protocol and data {train, val, test}, as in
-    a line of the ledger; whatever else it has, such as what tuning chooses, does not count.
+    a line of the ledger; other entries, such as tuned values, are ignored.
     """
     settings, data = row["settings"], row["data"]
     asked = [row[name] for name in ("suite", "task", "recipe", "seed", "protocol")]
@@ -91,7 +91,7 @@ def key(row: dict) -> str:
 
 
 def weights(backbone: dict) -> dict:
-    """What of a backbone decides results: whether its weights were fetched or lay in a file is told, and no more."""
+    """The parts of a backbone's description that affect results; the source of its weights does not."""
     return {name: value for name, value in backbone.items() if name != "source"}
 
 
@@ -100,10 +100,10 @@ class Ledger:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._lock = self.path.with_name(self.path.name + ".lock")  # held by who appends; reading needs no lock
+        self._lock = self.path.with_name(self.path.name + ".lock")  # held while appending; reading needs no lock
 
     def append(self, row: dict) -> None:
-        """Add a line, whole or not at all, also while other processes add theirs.
+        """Add a line completely or not at all, even if other processes add lines at the same time.
 
         A last line that was cut off, by a crash or a full disk, is removed first, and a warning says so. Raises
         UsageError for a row that lacks something.
@@ -120,10 +120,10 @@ class Ledger:
             os.fsync(file)
 
     def rows(self) -> list[Result]:
-        """All results in the order of their lines; a repeated line counts once. No file: none.
+        """All results in the order of their lines; a repeated line counts once. Without a file there are none.
 
         A last line that was cut off is left out, and a warning says so. Raises UsageError for any other line that
-        cannot be read, and for two lines that answer the same question with different numbers.
+        cannot be read, and for two lines of the same experiment with different results.
         """
         return list(self._checked().values())
 
@@ -161,7 +161,7 @@ class Ledger:
         return self.path.read_bytes()
 
     def _mend(self, file: int) -> None:
-        """Let the file end with a whole line."""
+        """Make the file end with a complete line."""
         content = self.path.read_bytes()
         if end := _torn(content):
             warnings.warn(f"{self.path}: the last line was cut off and is removed", stacklevel=3)
@@ -181,7 +181,7 @@ def _appending(path: Path) -> Iterator[int]:
 
 
 def _torn(content: bytes) -> int:
-    """The length of a last line that was cut off; 0 if it is whole, be it that its end is not marked."""
+    """The length of a last line that was cut off; 0 if it is complete, even without a line break."""
     last = content.rpartition(b"\n")[2]
     try:
         json.loads(last or b"{}")

@@ -1,4 +1,4 @@
-"""A comparison in words: tables for the terminal, and the same as a page of Markdown."""
+"""A comparison as text: tables for the terminal, and the same as a Markdown page."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def by_task(found: Comparison) -> Table:
 
 
 def title(found: Comparison) -> str:
-    """What the numbers are."""
+    """The meaning of the numbers."""
     metrics = {row.metric for one in found.rows for row in one.entry.results} or {"accuracy"}
     return f"{' and '.join(sorted(metrics))} in %, differences in points; ± {CONFIDENCE:.0%} interval over seeds"
 
 
 def warnings(found: Comparison) -> list[str]:
-    """All sentences, the loudest first."""
+    """All sentences, the most important first."""
     loud = [f"PROTOCOLS DIFFER: {sentence}" for sentence in found.differences]
     if any(row.unlike for row in found.rows):
         loud.append(f"rows with{UNLIKE} were not trained, tuned or tested as {found.baseline}: their ranks mean little")
@@ -80,7 +80,7 @@ def warnings(found: Comparison) -> list[str]:
 
 
 def markdown(found: Comparison, tasks: bool, command: str) -> str:
-    """The page: the tables, how the numbers came about, and every warning. `command` is what was asked for."""
+    """The page: the tables, the origin of the numbers, and every warning. `command`: the command that made it."""
     parts = ["# Results", f"Written by `{command}`.", f"{title(found).capitalize()}."]
     parts.append(_grid(*overview(found), words=1))
     if tasks:

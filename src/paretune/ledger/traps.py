@@ -1,11 +1,11 @@
-"""The four known traps of comparing accuracies on VTAB-1K and its like; each is one sentence with its evidence.
+"""The four known traps of comparing accuracies on VTAB-1K and similar suites, each reported in one sentence.
 
-    lossy data      pictures stored anew as JPEG: CIFAR-100 loses about ten points so
-    normalisation   inputs that are not what the backbone was pretrained with
+    lossy data      images stored again as JPEG: CIFAR-100 loses about ten points
+    normalisation   inputs with another normalisation than in the backbone's pretraining
     average         flat mean and group mean under one name
-    selection       epoch or settings chosen by the test images
+    selection       epoch or settings chosen on the test images
 
-They are told also where all rows share them, because what they share may still not be what the reader believes.
+A trap is also reported if all rows share it, because the reader may not expect it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KINDS = {EITHER: "what both means round to", "neither": "neither mean"}
 
 
 def traps(entries: Sequence[Entry]) -> list[str]:
-    """A sentence for every trap that these entries are in."""
+    """A sentence for every trap that applies to these entries."""
     return [sentence for find in (_lossy, _normalisation, _average, _selection) if (sentence := find(entries))]
 
 

@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and tokens per block, read off the model itself: no formula per method."""
+"""Parameters, multiply-accumulates and tokens per block, counted on the model itself instead of by formulas."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cost:
 
     @property
     def trained_without_head(self) -> int:
-        """Trained parameters, the classifier's aside: what the papers' tables print."""
+        """Trained parameters without the classifier, as in the papers' tables."""
         return self.trained - self.trained_head
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def cost(model: Adapted, image_size: tuple[int, int] | None = None, reduced: boo
 
 
 def priced(model: Adapted, image_size: tuple[int, int], counted: ForwardCount) -> Cost:
-    """The cost of a model, from what one forward of it did."""
+    """The cost of a model, from the counts of one forward pass."""
     heads = {id(p) for head in anatomy.classifiers(model.backbone) for p in head.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     return Cost(

@@ -1,10 +1,11 @@
-"""A forward without arithmetic, and a book in which every product and every tensor stands at its place.
+"""Count the multiply-accumulates and the tensors of every part of a forward pass, without computing it.
 
         block 3   attention | leaves   reducer   mlp | leaves   branches          + embed, head
 
-Multiply-accumulates are half of what PyTorch's FlopCounterMode counts. The trunk tells when a part has ended, and what
-was counted since then belongs to it. Within a part, a product belongs to the leaves if it reads a weight of a leaf, or
-a number that was computed from such weights alone. A tensor stands where it is first used. No method is known by name.
+Multiply-accumulates are half of what PyTorch's FlopCounterMode counts. The model reports the end of each part, and
+everything counted since the previous report belongs to this part. Within a part, a product belongs to the leaves if it
+reads a weight of a leaf, or a value computed only from such weights. A tensor belongs to the part that uses it first.
+The counting does not depend on the classes of the methods.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from paretune.core.tokens import Tokens
 
 
 class Place(NamedTuple):
-    """A part of the forward: embed and head have no block; the others are attention, mlp, leaves (what sits on a
-    linear), branches (what joins beside it) and reducer."""
+    """A part of the forward pass: embed and head, which have no block; attention, mlp, leaves (on linears), branches
+    (beside the sub-layers) and reducer."""
 
     block: int | None
     part: str
@@ -42,10 +43,10 @@ UNUSED = Place(None, "unused")
 
 @dataclass(frozen=True, eq=False)
 class ForwardCount:
-    """What one forward of one image did.
+    """The counts of one forward pass of one image.
 
-    macs: multiply-accumulates of every place; tensors: names of the parameters of every place, in order of first use
-    normed: numbers that went through a LayerNorm; tokens: (in attention, in the MLP) of every block, prefix included
+    macs: multiply-accumulates of every part; tensors: names of the parameters of every part, in order of first use
+    normed: numbers that a LayerNorm normalised; tokens: (in attention, in the MLP) of every block, prefix included
     """
 
     macs: Counter[Place] = field(default_factory=Counter)
@@ -60,9 +61,9 @@ class ForwardCount:
 
 
 def dry_run(model: Adapted, image_size: tuple[int, int], reduced: bool = True, training: bool = False) -> ForwardCount:
-    """One image (H, W) through the model on the meta device: shapes only, nothing is computed or changed.
+    """Run one image (H, W) through the model on the meta device. Nothing is computed, and the model is not changed.
 
-    reduced=False: with all tokens. training=True: as the model runs in training, where a reducer may answer otherwise.
+    reduced=False: with all tokens. training=True: in training mode, in which a reducer may return other reductions.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     meta = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
@@ -79,7 +80,7 @@ def dry_run(model: Adapted, image_size: tuple[int, int], reduced: bool = True, t
 
 
 class Runner(nn.Module):
-    """A model's `run` as a forward, so that `functional_call` can lend it other tensors, named "model.*"."""
+    """A model's `run` as a forward method, so that `functional_call` can replace its tensors, named "model.*"."""
 
     def __init__(self, model: Adapted, reduced: bool, watch: Watch):
         super().__init__()
@@ -91,7 +92,7 @@ class Runner(nn.Module):
 
 
 def leaf_tensors(model: nn.Module) -> Iterator[str]:
-    """The names of the tensors of leaves, and of what HF PEFT put on layers."""
+    """The names of the tensors of leaves and of HF PEFT modules."""
     for path, module in model.named_modules():
         if isinstance(module, Leafed):
             yield from (f"{path}.leaf.{name}" for name in module.leaf.state_dict(keep_vars=True))
@@ -101,13 +102,15 @@ def leaf_tensors(model: nn.Module) -> Iterator[str]:
 
 
 class _Recorder(TorchDispatchMode):
-    """Books what has been counted and seen since the last time to the part that has ended."""
+    """Assigns everything that was counted since the last call to the part that has ended."""
 
     def __init__(self, meta: dict[str, Tensor], leaves: set[str]):
         super().__init__()
         self.counter = FlopCounterMode(display=False)
         self.names = {id(t): name for name, t in meta.items()}
-        self.weights = {id(t): t for t in meta.values()}  # and what is computed from weights alone; keeps the ids alive
+        self.weights = {
+            id(t): t for t in meta.values()
+        }  # and tensors computed only from weights; keeps their ids valid
         self.of_leaves = {id(t) for name, t in meta.items() if name in leaves}
         self.leaves = leaves
         self.macs: Counter[Place] = Counter()
@@ -115,7 +118,9 @@ class _Recorder(TorchDispatchMode):
         self.seen: list[str] = []
         self.normed, self.booked, self.in_leaf = 0, 0, False
         self.lengths: dict[Part, list[int]] = {"attention": [], "mlp": []}
-        self.since: Counter[bool] = Counter()  # multiply-accumulates of the part that runs, by whether leaves did them
+        self.since: Counter[bool] = (
+            Counter()
+        )  # multiply-accumulates of the current part, {whether they belong to leaves: count}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count()
@@ -132,13 +137,13 @@ class _Recorder(TorchDispatchMode):
         return answer
 
     def count(self) -> None:
-        """Take over what the last operation has added to the counter."""
+        """Add what the last operation has added to FlopCounterMode's count."""
         counted = self.counter.get_total_flops() // 2
         self.since[self.in_leaf] += counted - self.booked
         self.booked = counted
 
     def watch(self, part: Part, block: int, tokens: Tokens, look: Look | None = None) -> None:
-        """Book the part that has ended."""
+        """Record the part that has ended."""
         self.count()
         place = Place(None if part in ("embed", "head") else block, part)
         for of_leaf, here in ((False, place), (True, Place(place.block, "leaves"))):
@@ -151,7 +156,7 @@ class _Recorder(TorchDispatchMode):
             self.lengths[part].append(tokens.x.shape[1])
 
     def result(self, parameters: set[str]) -> ForwardCount:
-        """What was counted; parameters that no place used stand under `unused`."""
+        """The counts; parameters that no part used are listed under `unused`."""
         tensors = {place: [n for n in names if n in parameters] for place, names in self.tensors.items()}
         if unused := [name for name in self.names.values() if name in parameters]:
             tensors[UNUSED] = unused

@@ -1,4 +1,4 @@
-"""Where the cost of a model lies: multiply-accumulates and parameters of every block and of every kind of module."""
+"""The cost of a model in detail: multiply-accumulates and parameters of every block and of every kind of module."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GROUPS = {
 class Part:
     """One row: a block, or a kind of module.
 
-    tokens: (in attention, in the MLP) of a block, prefix included; None for what is no block
-    macs: multiply-accumulates by kind of module; parameters, trained: how many numbers there are, and train
+    tokens: (in attention, in the MLP) of a block, prefix included; None for other rows
+    macs: multiply-accumulates by kind of module; parameters, trained: all parameters, and the trained ones
     """
 
     name: str
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Detail:
-    """A cost and where it lies: `blocks` from embed to head, `groups` by kind of module; each adds up to the cost."""
+    """A cost in detail: `blocks` from embed to head, `groups` by kind of module; each adds up to the cost."""
 
     cost: Cost
     blocks: tuple[Part, ...]
@@ -56,7 +56,7 @@ class Detail:
 
 
 def detail(model: Adapted, image_size: tuple[int, int] | None = None) -> Detail:
-    """The cost of one image as `cost` counts it, and where it lies.
+    """The cost of one image as `cost` counts it, by block and by kind of module.
 
     A parameter belongs to the block that uses it first.
     """
@@ -76,7 +76,7 @@ def detail(model: Adapted, image_size: tuple[int, int] | None = None) -> Detail:
 
 
 class _Line(NamedTuple):
-    """What stands at one place of the forward."""
+    """The counts of one part of the forward pass."""
 
     place: Place
     macs: int

@@ -1,7 +1,7 @@
-"""What a training forward keeps, counted on tensors that have a shape and no numbers: exact, for any model and batch.
+"""The memory that a training forward pass keeps, counted exactly on tensors without values, for any model and batch.
 
-PyTorch's fake tensors take the kernels of the device that they pretend to be on, so that a fused attention keeps here
-what it keeps there.
+PyTorch's fake tensors use the kernels of the device that they stand for, so a fused attention saves the same tensors as
+on the real device.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from paretune.measure.memory import Saved
 
 
 def saved_bytes(model: Adapted, images: int) -> int:
-    """Bytes of all tensors, weights apart, that autograd saves on a CPU in one training forward of so many images.
+    """Bytes of all tensors except weights that autograd saves on a CPU in one training forward pass of a batch.
 
-    Equals `memory.saved_bytes`, which needs the numbers too. The model may be on the meta device and is left as it was.
+    The result equals `memory.saved_bytes`, which really computes. The model may be on the meta device; it is not
+    changed.
     """
     return saved_parts(model, images).total()
 

@@ -21,8 +21,8 @@ from paretune.plan import adapt
 
 @dataclass(frozen=True)
 class Growth:
-    """A recipe at one size: multiply-accumulates, the same with all tokens, and tokens that come in and that
-    are left in the last MLP."""
+    """The cost of a recipe at one image size: multiply-accumulates, the same with all tokens, the tokens at the input
+    and those left in the last MLP."""
 
     recipe: str
     image_size: tuple[int, int]
@@ -32,7 +32,7 @@ class Growth:
 
     @property
     def ratio(self) -> float:
-        """What is left of the multiply-accumulates of the same model with all its tokens."""
+        """Multiply-accumulates as a share of those of the same model with all its tokens."""
         return self.macs / self.macs_all_tokens
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def growth(name: str, recipe: Recipe, sizes: Sequence[int], classes: int | None 
 def weightless(
     name: str, adapters: Sequence[AdapterSettings], reducer: ReducerSettings | None, classes: int | None, **options: Any
 ) -> Adapted:
-    """`adapt` on the meta device: shapes without numbers, in a fraction of a second for any size."""
+    """`adapt` on the meta device: tensors without values, in a fraction of a second for any size."""
     with torch.device("meta"):
         return adapt(name, adapters, reducer, classes, **options)
 

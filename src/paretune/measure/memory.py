@@ -1,4 +1,4 @@
-"""What a forward or a training step needs: bytes counted with autograd's own hooks, and CUDA's allocator."""
+"""The memory of a forward pass or a training step, measured with autograd's hooks and with CUDA's allocator."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import nn
 
 
 def saved_bytes(model: nn.Module, *batch: torch.Tensor) -> int:
-    """Bytes of all tensors, weights apart, that autograd saves in one training forward: `model(*batch)`, images (B, 3,
-    H, W), and labels if the model takes them."""
+    """Bytes of all tensors except weights that autograd saves in one training forward pass, `model(*batch)`: images
+    (B, 3, H, W), and labels if the model takes them."""
     model.train()
     return saved_by(lambda: model(*batch), chain(model.parameters(), model.buffers()))
 
 
 def saved_by(run: Callable[[], Any], weights: Iterable[torch.Tensor]) -> int:
-    """Bytes of all storages, those of `weights` apart, that autograd saves while `run` runs."""
+    """Bytes of all storages except those of `weights` that autograd saves while `run` runs."""
     with Saved(weights) as saved:
         run()
     return saved.bytes()
 
 
 class Saved:
-    """The storages, those of `weights` apart, that autograd saves inside of the `with`."""
+    """The storages except those of `weights` that autograd saves inside of the `with`."""
 
     def __init__(self, weights: Iterable[torch.Tensor]):
         self.own = {t.untyped_storage()._cdata for t in weights}
@@ -57,7 +57,7 @@ def tensor_bytes(model: nn.Module) -> int:
 
 
 def cuda_peak(run: Callable[[], Any], device: torch.device) -> int | None:
-    """By how many bytes CUDA's allocator rises at most while `run` runs; None on other devices."""
+    """The peak growth of CUDA's allocator in bytes while `run` runs; None on other devices."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)

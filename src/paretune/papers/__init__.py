@@ -1,1 +1,1 @@
-"""What the papers print, held against what paretune computes."""
+"""The papers' printed numbers, compared with what paretune computes."""

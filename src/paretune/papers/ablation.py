@@ -1,4 +1,4 @@
-"""Run an ablation: count every row, and train it where there are images to train on."""
+"""Run an ablation: count the cost of every row, and train it if there are images to train on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published tables of both papers, held against what paretune computes now."""
+"""Compare the published tables of both papers with what paretune computes now."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Checked:
     means: tuple[Mean, ...]
 
     def counts(self) -> dict[str, int]:
-        """How many findings have which verdict."""
+        """The number of findings per verdict."""
         return {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in VERDICTS}
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def tables() -> list[str]:
 
 
 def check(key: str, bench: dict[str, Any] | None = None, workshop: Workshop | None = None) -> Checked:
-    """Hold a table against what paretune computes now.
+    """Compare a table with what paretune computes now.
 
-    bench: the JSON of `paretune bench`, for ratios of times; workshop: keeps what is computed for further tables.
+    bench: the JSON of `paretune bench`, for ratios of times; workshop: keeps computed results for further tables.
     Raises UsageError for an unknown table.
     """
     return check_table(published.table(key), bench, workshop or Workshop())

@@ -1,4 +1,4 @@
-"""Our side of the published tables, computed now: the same quantity, read in each of the ways in which papers count.
+"""The quantities of the published tables as paretune computes them, in each of the ways in which papers count.
 
     parameters   without the head, with one of the table's heads, or weights only
     MACs         plain, as `cost` counts; leaves folded; LayerNorm x5 per number, as fvcore counts; merge as matrix
@@ -6,8 +6,8 @@
     memory       what autograd saves for the backward, alone or with weights, gradients and AdamW
     time         only from a file of `paretune bench`
 
-Memory and time are for ratios of two rows. No reading knows a method: folded leaves, products and norms are what the
-ledger of the forward says.
+Memory and time are used only for ratios of two rows. The ways of counting ("readings") do not depend on the methods:
+folded leaves, products and norms come from the counts of the forward pass.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class MacReading(NamedTuple):
         return ", ".join(name for name, on in zip(parts, self, strict=True) if on) or "plain"
 
 
-MAC_READINGS = tuple(MacReading(*on) for on in product((False, True), repeat=3))  # the plainest first
+MAC_READINGS = tuple(MacReading(*on) for on in product((False, True), repeat=3))  # the simplest first
 
 
 class Workshop:
-    """Builds every setting once, and remembers what was counted of it."""
+    """Builds every setting once, and remembers its counts."""
 
     def __init__(self) -> None:
         self.models: dict[str, Adapted] = {}
@@ -79,7 +79,7 @@ class Workshop:
         return counted.total - reading.folded * folded + reading.normed * NORM_COST * counted.normed
 
     def counted(self, setting: Setting, training: bool) -> ForwardCount:
-        """The ledger of a forward."""
+        """The counts of a forward pass."""
         if (setting.key(), training) not in self.counts:
             model = self.model(setting)
             size = tuple(model.preprocessing["input_size"][1:])

@@ -1,4 +1,4 @@
-"""Printed mean accuracies: which kind of mean they are."""
+"""Find out which kind of mean a printed mean accuracy is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mean:
 def means(mean: PrintedMean) -> Mean:
     """Both means of the printed accuracies, and which of them is the printed one.
 
-    The numbers are rounded themselves, so a mean of them is taken for the printed one if it is within what that can do.
+    The printed accuracies are rounded, so a mean matches the printed one if the difference can come from rounding.
     """
     if mean.of is None:
         return Mean(mean.row, mean.label, mean.printed, None, None, mean.reason)

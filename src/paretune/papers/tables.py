@@ -42,10 +42,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Printed:
-    """A number as it is printed in a row, and what would compute it.
+    """A number as it is printed in a row, and the setting that computes it.
 
-    setting: None where paretune has nothing to run; `reason` says why
-    against: the number of another row that this one is held against, if any
+    setting: None if paretune has nothing to run; `reason` says why
+    against: the number of another row that this one is compared with, if any
     change: the printed difference to `against` in percent; base: what the printed value is a difference to
     """
 
@@ -65,7 +65,7 @@ class Printed:
 
 @dataclass(frozen=True)
 class PrintedMean:
-    """A mean accuracy as printed, and the numbers of the same row that it is the mean of; None where they are lost."""
+    """A mean accuracy as printed, and the numbers of the same row that were averaged; None if they are missing."""
 
     row: str
     label: str
@@ -169,7 +169,7 @@ def _number(row: dict, column: str, about: dict, setting: Setting | None) -> Pri
 
 
 def _split(number: Printed) -> list[Printed]:
-    """What is counted and what it changes are two numbers; what is measured is only ever compared as a ratio."""
+    """A counted cell gives two numbers, the value and its change; a measured cell is compared only as a ratio."""
     if number.quantity in MEASURED:
         return [number]
     alone = [replace(number, against=None, change=None)] if number.value is not None else []
@@ -184,7 +184,7 @@ def _mean(row: str, described: dict) -> PrintedMean:
 
 
 def spread(printed: str) -> tuple[Decimal, Decimal]:
-    """The least and the greatest number that rounds to what is printed; a tie may have gone either way. "0" is none."""
+    """The smallest and the largest number that round to the printed one, ties in either direction; "0" is excluded."""
     value = Decimal(printed)
     if printed == "0":
         return value, value

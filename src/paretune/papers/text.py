@@ -37,7 +37,7 @@ numbers, and of the means of VTAB's three groups.
 
 
 def computed(findings: Iterable[Finding]) -> list[tuple[str, ...]]:
-    """The numbers that paretune has a value for, one a row; the verdict says how it was counted."""
+    """The numbers for which paretune has a value, one per row; the verdict says how it was counted."""
     rows = [(f.row, f.quantity, f.printed, f.ours, f.difference, _verdict(f)) for f in findings if f.verdict != CANNOT]
     above = [None, *(row[0] for row in rows)]
     return [("" if row[0] == before else row[0], *row[1:]) for before, row in zip(above, rows, strict=False)]

@@ -1,7 +1,7 @@
-"""The papers' ablations, row by row: what paretune counts for a row, and what a row reaches on your own images.
+"""The papers' ablations, row by row: what paretune counts for a row, and the accuracy of a row on your own images.
 
-The rows are those of the published tables (`tables.py`), so a number of the paper stands beside each of ours. On other
-data and another backbone accuracies cannot be compared as numbers; what can be compared is the order of the rows.
+The rows are those of the published tables (`tables.py`), so each of our numbers has a number of the paper beside it. On
+other data and another backbone, accuracies cannot be compared as numbers. The order of the rows can be compared.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _rows(key: str) -> list[Variant]:
 
 @dataclass(frozen=True)
 class Order:
-    """Pairs of rows whose accuracies stand in the paper's order, or against it; `clear`: of these, the pairs whose
-    difference here is more than two standard errors, paired by seed."""
+    """The number of pairs of rows whose accuracies have the paper's order, or the opposite order; `clear`: the pairs
+    among these whose difference here is more than two standard errors, paired by seed."""
 
     agree: int
     against: int

@@ -36,7 +36,7 @@ ON_THEIR_GPU = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A printed number, our side of it, and the verdict.
+    """A printed number, our number, and the verdict.
 
     column: as printed; to: the row that it is a ratio or a difference to, if it is one
     printed, ours, difference: as they are shown, with units; how: the reading; why: the reason for what is not
@@ -172,7 +172,7 @@ def _judge_ratio(number: Printed, bench: dict[str, Any] | None, workshop: Worksh
 def _ratios(
     number: Printed, settings: tuple[Setting, Setting], bench: dict[str, Any] | None, workshop: Workshop
 ) -> list[tuple[str, Fraction]]:
-    """What this row takes over what the other one takes, reading by reading."""
+    """The memory or time of this row divided by that of the other row, for every reading."""
     if bench is not None and (timed := workshop.timed(bench, *settings, number.quantity, number.batch)):
         return [timed]
     if number.quantity != "training memory":
@@ -182,7 +182,7 @@ def _ratios(
 
 
 def within(ours: Fraction, printed: Fraction) -> bool:
-    """Whether a ratio is as near to the printed one as machines are to each other."""
+    """Whether a ratio is within the tolerance for different machines."""
     return abs(ours / printed - 1) <= TOLERANCE
 
 

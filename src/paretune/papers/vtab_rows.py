@@ -1,7 +1,7 @@
-"""Rows of published VTAB-1K tables as entries of a comparison, and under which protocol their numbers came about.
+"""Rows of published VTAB-1K tables as entries of a comparison, with the protocols that produced their numbers.
 
 The papers' tables are collections: most of their rows are copied from the papers of these methods, and were trained by
-different codes under different protocols. What is said here comes from these papers and codes:
+different codes under different protocols. The protocols below come from these papers and codes:
 
     vpt        Jia et al. 2022 (arXiv:2203.12119): tuned on val200, last epoch, pictures as TFDS has them
     noah       Zhang et al. 2022 (arXiv:2206.04673), petl-vit: Jie et al. 2022-2023 (arXiv:2207.07039, 2212.03145):
@@ -9,7 +9,7 @@ different codes under different protocols. What is said here comes from these pa
     fpet       as petl-vit, but images are not normalised
     ssf, dyt   the same, normalised as the backbone was; ssf's backbone is another one (AugReg)
 
-What a paper does not say is missing here, and is then told as not stated.
+What a paper does not state is missing here, and comparisons report it as not stated.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PROTOCOLS: dict[str, tuple[str, dict | None, dict, str]] = {
     "sparse-tuning": (ORIGINAL, None, ON_TEST, "lossy"),
     "not stated": (ORIGINAL, None, {}, "unknown"),
 }
-# Which protocol a row's numbers came about under, by the table and the row's name up to its first space or comma.
+# The protocol of a row, by the table and the row's name up to its first space or comma.
 ROWS = {
     "fpet-2": {
         "vpt": ("Full", "Linear", "VPT-Shallow", "VPT-Deep", "BitFit"),

@@ -1,4 +1,4 @@
-"""One method a file. A new one needs its file and its line below; CLI, JSON, cost and contract tests then find it."""
+"""The reducers, one per file. A new one needs a file and a line below; CLI, JSON, cost and contract tests find it."""
 
 from paretune.core.method import ReducerSettings
 from paretune.reducers.dynamicvit import DynamicViT

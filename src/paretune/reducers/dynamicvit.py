@@ -1,30 +1,32 @@
-"""DynamicViT: small predictors learn which patches may go (Rao et al. 2021, arXiv:2106.02034).
+"""DynamicViT: small predictors learn which patches to drop (Rao et al. 2021, arXiv:2106.02034).
 
-            a  b  c  d  e  f        training     a  .  c  d  .  f    a drawn mask: b and e stay, attended by themselves
+            a  b  c  d  e  f        training     a  .  c  d  .  f    a random mask: b and e are only masked
             |     |  |     |
-            a     c  d     f        evaluation   the patches of the best scores stay, the others leave
+            a     c  d     f        evaluation   the patches with the best scores stay, the others are dropped
 
-Before each of S blocks a predictor scores the patches that are left; p = 1 for those still alive (section 3.2):
+Before each of S blocks a predictor scores the patches that are left; p = 1 for patches that are still kept
+(section 3.2):
 
     u = GELU(W LN(x))        w = [first half of u, sum p u / (sum p + 1e-6) of its second half]
     w -> D/2 -> D/4 -> 2     with GELUs between; the log-softmax is log p(keep, drop)
 
-Training draws h = p * hard Gumbel-softmax(log p), which becomes the next p. The forward is 0 or 1, the gradient is the
-soft one; it reaches the predictors through `Mask` and the sizes that attention reads (section 3.3). If all that is
-alive would go, the patch most likely to stay stays. How many stay differs from image to image, and nothing is saved.
-Evaluation keeps the best floor(keep^s M) of the image's M patches at the s-th predictor, at least one, in raster order,
-and drops the others. Prefix tokens are never candidates.
+Training samples h = p * hard Gumbel-softmax(log p), which becomes the next p. The value is 0 or 1, with the gradient of
+the soft value; it reaches the predictors through `Mask` and the sizes that attention uses (section 3.3). If all patches
+would be dropped, the one most likely to stay is kept. The number of kept patches differs between images, and training
+saves no compute. Evaluation keeps the best floor(keep^s M) of the image's M patches at the s-th predictor, at least
+one, in raster order, and drops the others. Prefix tokens are never candidates.
 
-What training minimises beside the task's loss (section 3.4), with the authors' weights:
+Training minimises these losses beside the task's loss (section 3.4), with the authors' weights:
 
     ratio            2    mean_s mean_b (mean_i h_s - keep^s)^2           i over all M patches of image b
-    distill_logits   0.5  KL(teacher || student)                          mean over images; what the task takes for it
+    distill_logits   0.5  KL(teacher || student)                          mean over images; or the task's divergence
     distill_tokens   0.5  mean of (student - teacher)^2                   over the patches kept, after the last norm
 
-The authors' teacher is a second, trained and frozen model. Here it is this model itself with all its tokens: the
-frozen backbone alone has no head for new classes, and a copy would double the memory. So the teacher moves along as
-adapters and head train. It costs a forward in evaluation mode, without a gradient; with both weights 0 there is none.
-A training loop of one's own gets the losses from `paretune.train.objective.Objective`.
+The authors' teacher is a second model, trained and frozen. Here the teacher is this model itself with all its tokens,
+because the frozen backbone alone has no head for new classes, and a copy would double the memory. So the teacher
+changes while adapters and head are trained. It costs one forward pass in evaluation mode without a gradient; if both
+weights are 0, this pass is left out. Your own training loop can get the losses from
+`paretune.train.objective.Objective`.
 """
 
 from __future__ import annotations
@@ -44,19 +46,19 @@ from paretune.core.tokens import Tokens
 
 @dataclass(frozen=True)
 class DynamicViT:
-    """Learn by small predictors which patches may go; keep the best of them."""
+    """Train small predictors that score the patches; keep the patches with the best scores."""
 
     keep: float = 0.7
-    """share of the patches that stay at every predictor: keep, keep^2, keep^3... of those of the image"""
+    """share of patches kept at every predictor: keep, keep^2, keep^3... of all patches of the image"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that have a predictor before them; None = at a quarter, half and three quarters of the depth:
+    """0-based blocks with a predictor before them; None = at one quarter, one half and three quarters of the depth:
     3, 6, 9 of 12 blocks"""
     ratio: float = 2.0
-    """weight of the loss that drives the share of patches kept to its target (the authors: 2, for DeiT-B 5)"""
+    """weight of the loss that moves the share of kept patches to its target (the authors: 2, for DeiT-B 5)"""
     distill_logits: float = 0.5
-    """weight of the loss that draws the logits to those with all tokens"""
+    """weight of the distillation loss on the logits; the teacher is the model with all tokens"""
     distill_tokens: float = 0.5
-    """weight of the loss that draws the features of the patches kept to those with all tokens"""
+    """weight of the distillation loss on the features of the kept patches; same teacher"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -142,14 +144,15 @@ class DynamicViTReducer(Reducer):
 
 
 def kept(keep: float, stage: int, patches: int) -> int:
-    """floor(keep^stage * patches), at least 1, without the noise of binary fractions: floor(0.7 * 90) would be 62."""
+    """floor(keep^stage * patches), at least 1, without floating-point error: plain floor(0.7 * 90) would be 62."""
     return max(1, math.floor(round(keep**stage * patches, 9)))
 
 
 def drawn(scores: Tensor, alive: Tensor) -> Tensor:
-    """Draw who stays: scores (B, M, 2), alive (B, M) -> (B, M) of 0 and 1, with the gradient of the soft decision.
+    """Sample which patches stay: scores (B, M, 2), alive (B, M) -> (B, M) of 0 and 1, with the soft gradient.
 
-    Who was let go before may be drawn again: the product with `alive` is what counts, and it is never 0 for all.
+    The result can be 1 for a patch that was removed before. Only its product with `alive` is used, and this product is
+    not 0 for all patches of an image.
     """
     soft = F.gumbel_softmax(scores, tau=1.0)[..., 0]
     likely = soft.detach().masked_fill(alive == 0, -1.0).argmax(-1, keepdim=True)
@@ -158,24 +161,26 @@ def drawn(scores: Tensor, alive: Tensor) -> Tensor:
 
 
 def best(scores: Tensor, left: int) -> Merge:
-    """The `left` patches of the highest scores (B, M) stay, in raster order; the others are dropped."""
+    """Keep the `left` patches with the highest scores (B, M), in raster order, and drop the others."""
     keep = descending(scores)[:, :left].sort().values
     return Merge(n_in=scores.shape[1], keep=keep, src=keep[:, :0], dst=keep[:, :0])
 
 
 def alive_after(tokens: Tokens) -> Tensor:
-    """Who is alive after every predictor: (S, B, M), with a gradient."""
+    """Which patches are kept after every predictor: (S, B, M), with a gradient."""
     return torch.stack([step.reduction.alive for step in tokens.trail if isinstance(step.reduction, Mask)]).cumprod(0)
 
 
 def ratio_loss(alive: Tensor, keep: float) -> Tensor:
-    """How far the share of patches alive (S, B, M) is from keep, keep^2...: mean square over stages and images."""
+    """Mean squared difference of the share of kept patches (S, B, M) to keep, keep^2..., over stages and images."""
     wanted = keep ** torch.arange(1, len(alive) + 1, device=alive.device)
     return (alive.mean(-1) - wanted[:, None]).square().mean()
 
 
 def tokens_loss(student: Tensor, teacher: Tensor, alive: Tensor) -> Tensor:
-    """Mean square of student - teacher, both (B, M, D), over the patches alive (B, M) of the batch, which it takes as
-    given: no gradient tells it to let go of those that differ."""
+    """Mean square of student - teacher, both (B, M, D), over the kept patches (B, M) of the batch.
+
+    `alive` gets no gradient, so the loss cannot be lowered by dropping the patches that differ.
+    """
     alive = alive.detach()
     return ((student - teacher).square().mean(-1) * alive).sum() / alive.sum()

@@ -1,4 +1,4 @@
-"""EViT: keep the patches that the CLS token attends to, fuse the rest into one (Liang et al. 2022, arXiv:2202.07800).
+"""EViT: keep the patches that CLS attends to most, fuse the rest into one (Liang et al. 2022, arXiv:2202.07800).
 
             a   B   c   D   e   f         attention of CLS:  B D e > a c f,  keep = 0.5
                 |       |   |
@@ -6,17 +6,18 @@
 
     kept  = the ceil(keep * M) patches with most attention          fused = sum_rest a_i x_i / sum_rest a_i
 
-Sparse-Tuning uses it at keep 0.7 in blocks 3, 6, 9 of 12 and 6, 12, 18 of 24, with normalised weights (its equation
-8); the authors of EViT release the un-normalised sum, `normalise=False`. A fused token competes again at the next
-reduction. Prefix tokens are never candidates (the released code prunes DeiT's distillation token and registers).
+Sparse-Tuning uses it with keep 0.7 in blocks 3, 6, 9 of 12 and 6, 12, 18 of 24, and with normalised weights (its
+equation 8). The code released by EViT's authors uses the un-normalised sum, `normalise=False`. A fused token is a
+candidate again at the next reduction. Prefix tokens are never candidates (the released code prunes DeiT's distillation
+token and registers).
 
-EViT trains with all patches for `shrink_start` epochs (10 in its recipes, Sparse-Tuning: none) and then lets the share
-fall to `keep` along a cosine over `shrink_epochs` (100):
+EViT trains with all patches for `shrink_start` epochs (10 in its recipes, Sparse-Tuning: none). Then the share falls to
+`keep` along a cosine over `shrink_epochs` (100):
 
     share(t) = keep + (1 - keep) (1 + cos(pi t / shrink_epochs)) / 2        t = epoch - shrink_start
 
-Evaluation always keeps `keep`, also between the epochs of a training (the released code evaluates at the share of the
-moment): what is compared, and kept as the best epoch, is then the model that is served.
+Evaluation always uses `keep`, also after every epoch of a training (the released code evaluates with the current
+share). So the best epoch is chosen for the model that is used later.
 """
 
 from __future__ import annotations
@@ -36,21 +37,22 @@ from paretune.core.tokens import Tokens
 
 @dataclass(frozen=True)
 class EViT:
-    """Keep the patches that CLS attends to; fuse, represent or drop the rest."""
+    """Keep the patches that CLS attends to most; fuse the rest, keep the best of them, or drop them."""
 
     keep: float = 0.7
-    """share of the patches that stay at every reduction"""
+    """share of the patches kept at every reduction"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that reduce, between attention and MLP; None = at a quarter, half and three quarters of the
+    """0-based blocks that reduce, between attention and MLP; None = at one quarter, one half and three quarters of the
     depth: 3, 6, 9 of 12 blocks"""
     rest: Literal["merge", "argmax", "drop"] = "merge"
-    """what becomes of the others: one fused token, the best one of them, or nothing"""
+    """what to do with the other patches: merge = fuse them into one token, argmax = keep the best one of them, drop =
+    drop all"""
     normalise: bool = True
-    """divide the fused token by its total attention (Sparse-Tuning) or not (EViT as released)"""
+    """whether to divide the fused token by its total attention (Sparse-Tuning: yes, EViT's released code: no)"""
     shrink_start: int = 0
-    """training epochs that keep all patches"""
+    """number of training epochs at the start that keep all patches"""
     shrink_epochs: int = 0
-    """training epochs after these in which the share falls to `keep`; 0 = at once"""
+    """number of training epochs after that in which the share falls to `keep`; 0 = at once"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -69,14 +71,14 @@ class EViT:
         return EViTReducer(self, frozenset(shape.quarters if self.blocks is None else self.blocks))
 
     def share(self, epoch: int) -> float:
-        """The share of the patches that stay in this epoch of a training, from 0."""
+        """The share of patches kept in this training epoch; the first epoch is 0."""
         since = epoch - self.shrink_start
         done = min(max(since / self.shrink_epochs, 0.0), 1.0) if self.shrink_epochs else float(since >= 0)
         return self.keep + (1 - self.keep) * (1 + math.cos(math.pi * done)) / 2
 
 
 def keep_count(keep: float, patches: int) -> int:
-    """ceil(keep * patches) without the noise of binary fractions: ceil(0.55 * 100) would be 56."""
+    """ceil(keep * patches) without floating-point error: plain ceil(0.55 * 100) would be 56."""
     return math.ceil(round(keep * patches, 9))
 
 
@@ -107,7 +109,7 @@ class EViTReducer(Reducer):
             return Merge(n_in=tokens.patches, keep=keep, src=others[:, :0], dst=others[:, :0])
         return Merge(
             n_in=tokens.patches,
-            keep=torch.cat([keep, heaviest], dim=1),  # the fused token takes the place of its heaviest member
+            keep=torch.cat([keep, heaviest], dim=1),  # the fused token takes the place of the one with most attention
             src=others,
             dst=torch.full_like(others, kept),
             weight=fuse_weights(scores, keep),
@@ -116,6 +118,6 @@ class EViTReducer(Reducer):
 
 
 def fuse_weights(scores: Tensor, keep: Tensor) -> Tensor:
-    """1 for kept patches, their attention for all others: scores (B, M), keep (B, k) -> (B, M)."""
+    """Fusion weights: 1 for kept patches, the attention for all others; scores (B, M), keep (B, k) -> (B, M)."""
     is_kept = torch.zeros_like(scores, dtype=torch.bool).scatter(1, keep, True)
-    return torch.where(is_kept, 1.0, scores.clamp(min=1e-12))  # attention to all the rest may underflow to 0
+    return torch.where(is_kept, 1.0, scores.clamp(min=1e-12))  # the attention to all other patches may underflow to 0

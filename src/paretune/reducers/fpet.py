@@ -1,25 +1,26 @@
 """FPET: a differentiable merge that halves the patches (bipartite differentiable matching, FPET section 3.3).
 
             A b A b          every A cell of the checkerboard merges into the B cell with the most similar key;
-            b A b A          tokens: 4x4 -> 8, all of A leaves, in one block (0-based block 6 of 12 in the paper)
+            b A b A          tokens: 4x4 -> 8, all A cells leave, in one block (0-based block 6 of 12 in the paper)
 
     key    K' = K + R(K)                  K = keys averaged over heads, gradient stopped; R = 1-bit bottleneck, trained
     match  C = cos(K'_A, K'_B)                soft = sigmoid(C - mean of the row's two best)
     merge  x_b = (s_b x_b + sum_a J_ab s_a x_a) / (s_b + sum_a J_ab s_a)        J = one-hot of the row's best
 
-Training uses J + soft - stop(soft): the forward is one-hot, the gradient is the soft one. The paper thresholds soft >
-0.5 instead, which is the same map unless two keys tie: then it loses the token, and in bfloat16 most rows tie.
-Survivors keep raster order. Any grid, also odd or not square, is split by its own rows and columns.
+Training uses J + soft - stop(soft): the value is one-hot, with the gradient of the soft value. The paper uses the
+threshold soft > 0.5 instead. This gives the same map unless two keys tie; then the token is lost, and in bfloat16 most
+rows tie. The remaining tokens keep raster order. Any grid, also an odd or non-square one, is split by its own rows and
+columns.
 
-The paper merges once; with several blocks each has a refinement of its own, for keys differ from block to block, and
-what the checkerboard left is split by rows:
+The paper merges once. With several blocks, each has its own refinement, because keys differ between blocks. The cells
+that the checkerboard leaves are then split by rows:
 
-    A b A b      . a . a      . . . .        1st   (row + column) even leaves
+    A b A b      . a . a      . . . .        1st   cells with an even (row + column) leave
     b A b A  ->  b . b .  ->  b . b .        2nd   of the rest, the even rows leave: a grid of floor(rows / 2) x
     A b A b      . a . a      . . . .              ceil(columns / 2) is left
     b A b A      b . b .      b . b .        3rd   the checkerboard of that grid, and so on
 
-A grid of one row or column is a checkerboard every time.
+A grid of one row or column is split as a checkerboard every time.
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ class FPET:
     """Merge one half of the patches into the other by a learned matching."""
 
     block: int | tuple[int, ...] | None = None
-    """0-based block that reduces, between attention and MLP, or several, each of which halves; None = at half of the
+    """0-based block that halves the patches, between attention and MLP, or several such blocks; None = at half of the
     depth: 6 of 12 blocks"""
     split: Split = "checkerboard"
     """which half leaves: the even cells of the checkerboard, or every second patch in raster order"""
     refine_width: int = 32
-    """width of the key refinement; 0 = match the backbone's own keys"""
+    """width of the key refinement; 0 = no refinement, match the backbone's own keys"""
     refine_bits: int = 1
     """bits per weight of the refinement: 1, 2, 4 or 8"""
     stop_gradient: bool = True
-    """no gradient from the matching into the backbone's keys"""
+    """whether to stop the gradient from the matching into the backbone's keys"""
     proportional: bool = True
-    """attention weighs tokens by their size"""
+    """whether attention weights tokens by their size"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -86,7 +87,7 @@ class Refinement(nn.Module):
         super().__init__()
         self.down, self.up = QuantisedLinear(width, hidden, bits), QuantisedLinear(hidden, width, bits)
         self.dropout = nn.Dropout(0.1)
-        # Not zero: the quantiser divides by the spread of the weights.
+        # Not zero, because the quantiser divides by the standard deviation of the weights.
         nn.init.trunc_normal_(self.up.weight, std=1e-3, a=-2e-3, b=2e-3)
 
     def forward(self, keys: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class FPETReducer(Reducer):
 
 
 def straight_through(similarity: Tensor, best: Tensor) -> Tensor:
-    """One-hot of `best` with the gradient of sigmoid(similarity - mean of the row's two best): (B, |A|, |B|)."""
+    """The one-hot of `best`, with the gradient of sigmoid(similarity - mean of the row's two best): (B, |A|, |B|)."""
     hard = F.one_hot(best, similarity.shape[-1]).to(similarity.dtype)
     threshold = similarity.topk(min(2, similarity.shape[-1]), dim=-1).values.mean(-1, keepdim=True)
     soft = (similarity - threshold).sigmoid()
@@ -127,9 +128,9 @@ def straight_through(similarity: Tensor, best: Tensor) -> Tensor:
 
 
 def halves(grid: tuple[int, int], split: Split, turn: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Who leaves and who stays at reduction `turn` (the first is 0) of this grid, as indices into the patches left.
+    """Which patches leave and which stay at reduction `turn` (the first is 0), as indices into the current patches.
 
-    Both in raster order. Of M patches ceil(M / 2) leave; where rows of a grid of odd width leave, a few less or more.
+    Both are in raster order. Of M patches ceil(M / 2) leave; if rows of a grid of odd width leave, a few less or more.
     """
     if split == "alternate":
         left = grid[0] * grid[1] >> turn
@@ -154,7 +155,7 @@ def lattice(grid: tuple[int, int], turn: int) -> tuple[int, int, bool]:
 
 
 def parted(odd: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of the zeros, of which there are `count`, and of the ones."""
+    """The indices of the `count` zeros and the indices of the ones in `odd`."""
     places = torch.arange(odd.shape[0], device=odd.device)
-    order = torch.argsort(odd * odd.shape[0] + places)  # a sort, not a mask: the shapes stay static
+    order = torch.argsort(odd * odd.shape[0] + places)  # a sort instead of a mask keeps the shapes static
     return order[:count], order[count:]

@@ -1,15 +1,15 @@
-"""Pooling of neighbours: what FPET's Figure 3 compares learned matching with (arXiv:2503.20282, section 5.4.3).
+"""Pooling of neighbours: the baseline for learned matching in FPET's Figure 3 (arXiv:2503.20282, section 5.4.3).
 
-            a b c d          neighbours in a row become one token, whatever they show;
+            a b c d          neighbours in a row become one token, whatever their content;
             e f g h          tokens: 2x4 -> 2x2, in one block
 
-            ab  cd           a grid of odd width pairs the patches of its last column downwards; of an odd number of
-            ef  gh           patches one stays alone
+            ab  cd           in a grid of odd width, the patches of the last column are paired vertically; with an odd
+            ef  gh           number of patches, one stays alone
 
     average   the mean of the pair              max   the larger of the two, channel by channel
 
-No parameters, no look at the tokens. The maximum is no linear map: an adapter that carries a narrow state across it
-refuses to.
+Pooling has no parameters and does not depend on the tokens. The maximum is not a linear map, so an adapter that carries
+a narrow state across it raises an error.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Pool:
     """Pool neighbouring patches, two by two, once."""
 
     by: Literal["average", "max"] = "average"
-    """what a token of two patches holds: their mean, or their channel-wise maximum"""
+    """how two patches become one token: by their mean, or by their channel-wise maximum"""
     block: int | None = None
     """0-based block that reduces, between attention and MLP; None = at half of the depth"""
     proportional: bool = True
-    """attention weighs tokens by their size"""
+    """whether attention weights tokens by their size"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -60,7 +60,7 @@ class PoolReducer(Reducer):
         first = firsts(tokens.grid, tokens.x.device)
         patches = torch.arange(tokens.patches, device=first.device)
         second = first != patches
-        order = torch.argsort(second * tokens.patches + patches)  # a sort, not a mask: the shapes stay static
+        order = torch.argsort(second * tokens.patches + patches)  # a sort instead of a mask keeps the shapes static
         left = (tokens.patches + 1) // 2
         keep, joining = order[:left], order[left:]
         slots = torch.zeros_like(first).scatter(0, keep, torch.arange(left, device=first.device))
@@ -69,7 +69,7 @@ class PoolReducer(Reducer):
 
 
 def firsts(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """The raster index of the patch that every patch pairs with, or its own where it is the first of its pair."""
+    """For every patch, the raster index of the first patch of its pair."""
     rows, columns = grid
     cells = torch.arange(rows * columns, device=device)
     row, column = cells // columns, cells % columns

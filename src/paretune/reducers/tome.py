@@ -1,15 +1,15 @@
 """ToMe: merge the r most similar pairs in every block (Bolya et al. 2023, arXiv:2210.09461).
 
-            A   a   b   c           every token of A looks for the most similar token of B;
-                 \\ /   |            the r best pairs merge, a size-weighted mean
+            A   a   b   c           every token of A is paired with the most similar token of B;
+                 \\ /   |            the r best pairs merge into their size-weighted mean
             B     d     e
 
     metric = mean of the keys over heads, cosine     A = even, B = odd positions of the whole sequence, prefix left out
 
-Which tokens pair needs no gradient; their means do. Tokens come back as [A that stayed | B], both in order. FPET
-compares itself with this matching of one half in one block, which is `ToMe(r=0.5, blocks=(6,))`.
-With `proportional=True` attention adds log size: right for a model that was not trained with ToMe; the authors advise
-False in training.
+The choice of pairs has no gradient; the means have one. The resulting order is [A that stayed | B], both in order. FPET
+compares itself with this matching of one half in one block, which is `ToMe(r=0.5, blocks=(6,))`. With
+`proportional=True` attention adds log size. This is right for a model that was not trained with ToMe; for training with
+ToMe the authors advise False.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class ToMe:
     """Merge the r most similar pairs of patches in every block, or in some."""
 
     r: int | float | tuple[int, ...] = 8
-    """pairs per block: one number (less where fewer pairs are left), one for every block from the first on, or a share
-    of the patches that a block has, at most 0.5"""
+    """pairs to merge per block: one number (fewer if a block has fewer pairs), one number for each block from the first
+    on, or a share of the block's patches, at most 0.5"""
     blocks: tuple[int, ...] | None = None
-    """0-based blocks that merge, if not all; several numbers r are then theirs, one each"""
+    """0-based blocks that merge; None = all; if r has several numbers, they belong to these blocks in order"""
     proportional: bool = True
-    """attention weighs tokens by their size"""
+    """whether attention weights tokens by their size"""
 
     def problems(self, shape: Shape) -> list[str]:
         """What is wrong with these settings on a backbone of this shape."""
@@ -73,7 +73,7 @@ class ToMe:
         return ToMeReducer(self.schedule(shape), self.proportional)
 
     def schedule(self, shape: Shape) -> dict[int, int | float]:
-        """Pairs to merge, or their share, in every block that merges, in the order of the blocks."""
+        """The number or share of pairs to merge, for every block that merges, in the order of the blocks."""
         blocks = range(shape.depth) if self.blocks is None else self.blocks
         numbers = self.r if isinstance(self.r, tuple) else (self.r,) * len(blocks)
         return dict(sorted(zip(blocks, numbers, strict=False)))

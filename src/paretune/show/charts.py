@@ -1,4 +1,4 @@
-"""Where everything goes in the charts of a report, in the units of an SVG's view box; the page's template draws it."""
+"""The layout of the charts of a report, in the units of the SVG view box; the page's template draws them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from paretune.show.labels import Placed, placed
 
 WIDTH, HEIGHT = 460, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 30, 46  # margins around the plot
-LETTER, LINE, DESCENT = 7.2, 16, 4  # of a label: the width of a letter, its height, what of it is below the baseline
+LETTER, LINE, DESCENT = 7.2, 16, 4  # of a label: the width of a letter, its height, the part of it below the baseline
 STEP_WIDTH, STEP_HEIGHT = 220, 96
 
 
 @dataclass(frozen=True)
 class Point:
-    """A dot of a scatter chart: `label` beside it, `title` for the pointer, `series` sets colour and shape."""
+    """A dot of a scatter chart: `label` beside it, `title` as a tooltip, `series` sets colour and shape."""
 
     label: str
     title: str
@@ -30,7 +30,7 @@ class Point:
 class Dot:
     """A point in place: its centre, its label's baseline and anchor, and whether it is on the front.
 
-    lead: a line to a label that stands away, for an SVG polyline, or "".
+    lead: a line to a label that is far away, as an SVG polyline, or "".
     """
 
     point: Point
@@ -81,7 +81,7 @@ class Steps:
 
 
 def cost_and_gain(title: str, x_name: str, y_name: str, points: Sequence[Point], unit: str = " %") -> Scatter:
-    """Cost to the right, gain upwards, the Pareto front marked and joined."""
+    """A chart with cost on the x axis, gain on the y axis and the Pareto front as a line."""
     front = frontier([(point.x, point.y) for point in points])
     x_range, y_range = padded([p.x for p in points], low=0), padded([p.y for p in points])
     line = [(across(points[i].x, x_range), up(points[i].y, y_range)) for i in front]
@@ -92,7 +92,7 @@ def cost_and_gain(title: str, x_name: str, y_name: str, points: Sequence[Point],
 
 
 def promise_and_clock(title: str, x_name: str, y_name: str, points: Sequence[Point]) -> Scatter:
-    """Two ratios to the same baseline; on the diagonal they are equal."""
+    """A chart of two ratios to the same baseline; on the diagonal they are equal."""
     span = padded([value for point in points for value in (point.x, point.y)] + [1.0])
     line = [(across(value, span), up(value, span)) for value in span]
     dots = place(points, span, span, set(range(len(points))), line)
@@ -134,7 +134,7 @@ def axes(
 
 
 def round_numbers(span: tuple[float, float], most: int) -> list[tuple[float, str]]:
-    """At most about so many multiples of 1, 2 or 5 times a power of ten within a range, and how they are written."""
+    """Ticks in a range, at most about this many: multiples of 1, 2 or 5 times a power of ten, with their labels."""
     rough = (span[1] - span[0]) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)

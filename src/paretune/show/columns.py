@@ -1,4 +1,4 @@
-"""The columns of the comparison table: what they are called, what they mean, how their numbers are written."""
+"""The columns of the comparison table: their names, meanings and number formats."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which classes are taken for which: the confusion matrix as a picture. Needs matplotlib.
+"""Draw the confusion matrix. Needs matplotlib.
 
-A row is a true class, a column an answer, the colour is the share of the row: blue on the diagonal, where the answer is
-right, orange elsewhere. Counts and names are written where they fit, so ten classes and five hundred both read.
+A row is a true class, a column a predicted class, the colour is the share of the row: blue on the diagonal, where the
+answer is right, orange elsewhere. Counts and names are written if they fit, so ten classes and five hundred both work.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Plan:
 
 
 def plan(confusion: np.ndarray, names: Sequence[str]) -> Plan:
-    """What fits into the picture of these counts (C, C)."""
+    """The sizes that fit for a picture of these counts (C, C)."""
     side = float(np.clip(CELL * len(names), *SIDES))
     cell = side / len(names)
     size = _fitting(72 * cell * 0.85)

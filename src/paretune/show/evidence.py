@@ -1,7 +1,7 @@
-"""What a model does with the patches of some images: who left at which reduction, and where the summary token looks.
+"""What a model does with the patches of some images: which leave at each reduction, and the summary token's attention.
 
-images ──> [ block ]──>[ block ]──> ...          the trunk tells `watch` when attention has ended, and shows it the
-               └─ watch("attention", ...)        queries and keys: no hooks, no second forward
+images ──> [ block ]──>[ block ]──> ...          the model calls `watch` after each attention, with the queries and
+               └─ watch("attention", ...)        keys: no hooks and no second forward pass are needed
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Evidence:
 def on_grid(scores: Tensor, tokens: Tokens) -> Tensor:
     """Attention per patch token (B, M) -> per patch of the input grid (B, rows * columns).
 
-    What a merged token receives is shared out equally among its patches, so totals stay; dropped patches get NaN.
+    The attention of a merged token is divided equally among its patches, so totals stay the same; dropped patches get
+    NaN.
     """
     if tokens.size is not None:
         scores = scores / tokens.size[:, tokens.prefix :]
@@ -95,10 +96,10 @@ def _stage(tokens: Tokens, count: int) -> Stage:
 
 
 def original(model: Adapted) -> Adapted | None:
-    """The backbone of `model` as it was before training: no adapters, all tokens; its head is of no meaning.
+    """The backbone of `model` as it was before training, without adapters and with all tokens; its head is meaningless.
 
-    What training has left alone is taken from the model. A backbone that itself has been trained is fetched anew by its
-    name; None where it has none, or where adapters have been folded into it.
+    Tensors that were not trained are taken from the model. A backbone that was itself trained is created again from its
+    name. The result is None if it has no name, or if adapters were folded into it.
     """
     if model.spec is None:
         return None

@@ -1,4 +1,4 @@
-"""How pictures of numbers look and are written. Needs matplotlib, which the extra `plot` brings."""
+"""The style of plots, and how they are written to files. Needs matplotlib, from the extra `plot`."""
 
 from __future__ import annotations
 

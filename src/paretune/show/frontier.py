@@ -1,4 +1,4 @@
-"""The Pareto front: what no other beats in both cost and gain."""
+"""The Pareto front: the points that no other point beats in both cost and gain."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def frontier(points: Sequence[tuple[float | None, float | None]]) -> list[int]:
-    """The numbers of the points (cost, gain) that no other point dominates, from the cheapest to the dearest.
+    """The indices of the points (cost, gain) that no other point dominates, by increasing cost.
 
-    A point dominates another if it costs at most as much and gains at least as much, one of the two strictly; so equal
-    points are on the front together or not at all. A point that lacks a value is never on it and dominates nobody.
+    A point dominates another if its cost is at most as high and its gain at least as high, one of the two strictly. So
+    equal points are either all on the front or none of them. A point without a value is never on it and dominates none.
     """
     known = {i: (cost, gain) for i, (cost, gain) in enumerate(points) if cost is not None and gain is not None}
     front = [i for i, own in known.items() if not any(_dominates(other, own) for other in known.values())]

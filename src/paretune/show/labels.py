@@ -1,8 +1,8 @@
-"""Where labels stand beside their points, for every figure: on no bar, point or other label while there is room.
+"""Place labels beside their points, for every figure, without covering bars, points or other labels if possible.
 
-A label has a number of places: distances and directions from its point. Every label takes the best of its places; then
-each is placed anew while the others stand still, until nothing moves. Boxes are (left, low, right, high) in any unit;
-it does not matter whether y grows upwards or downwards.
+A label has several candidate places: distances and directions from its point. Every label first takes its best place.
+Then the labels are placed again, one at a time, until no label moves. Boxes are (left, low, right, high) in any unit;
+y may grow upwards or downwards.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def placed(
     """A place for the label of every point.
 
     sizes: (width, height) of every label; frame: the box that labels must stay in
-    bars: what no label may cover, beside points and labels; line: corners of a line that labels had better not cross
+    bars: boxes that no label may cover, beside points and labels; line: corners of a line that labels should not cross
     """
     halves = [DOT * height for _, height in sizes]
     dots = [(x - half, y - half, x + half, y + half) for (x, y), half in zip(points, halves, strict=True)]
@@ -78,10 +78,10 @@ class _Label:
         self.led = np.array([one.led for one in self.places])
 
     def look_at(self, frame: Box, fixed: NDArray, points: NDArray, line: NDArray) -> None:
-        """Note how much each place covers of boxes (n, 4) or has outside of the frame, and how easy it is to read.
+        """Compute for each place how much it covers of boxes (n, 4) or lies outside of the frame, and its readability.
 
-        That is: how far it is from its point, how much nearer it is to another of the points (n, 2), and whether spots
-        (m, 2) of the line are under it, in heights.
+        Readability, in heights: the distance from its point, how much nearer another of the points (n, 2) is, and
+        whether spots (m, 2) of the line are under it.
         """
         width, height = self.size
         outside = 1 - _shared(self.boxes, np.array([frame]))[:, 0] / (width * height)

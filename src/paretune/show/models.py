@@ -1,4 +1,4 @@
-"""The models behind the rows of a report: what only they can tell - cost, tokens per block, pictures."""
+"""The models behind the rows of a report, which give their cost, tokens per block and pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Maps:
 def asked(
     sources: Sequence[Source], images: Sequence[str | Path], block: int | None
 ) -> tuple[list[Source], list[Maps]]:
-    """The sources with all that their models tell, and the maps of every model for the images."""
+    """The sources with the facts of their models added, and the maps of every model for the images."""
     trained, full, maps = identities(sources), [], []
     for source in sources:
         if source.kind == "run":

@@ -1,4 +1,4 @@
-"""The pictures that tell what a model does with an image, from left to right:
+"""The pictures that show what a model does with an image, from left to right:
 
     as the model sees it | after each reduction ... | attention of the backbone alone | attention of this model
 
@@ -115,7 +115,7 @@ def comfortable(name: str, image: NDArray[np.uint8], grid: tuple[int, int]) -> C
 
 
 def spread(stages: Sequence[Stage], most: int = STAGES) -> list[Stage]:
-    """At most so many stages, evenly spread, the first and the last among them."""
+    """At most this many stages, evenly spread, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(stages) - 1, min(most, len(stages))).round().astype(int))
     return [stages[i] for i in chosen]
 

@@ -1,4 +1,4 @@
-"""What a report is made from: run folders, bench files, demo results, ledgers; one function each reads the same rows.
+"""The sources of a report: run folders, bench files, demo results, ledgers. One function each reads them as rows.
 
 A new kind of file is one reader and one line in `KINDS`.
 """
@@ -84,7 +84,7 @@ def read_source(path: str | Path) -> Source:
 
 
 def read_sources(paths: Sequence[str | Path]) -> list[Source]:
-    """All of them, in order, told apart. Raises UsageError for a path that is named twice or is none of `KINDS`."""
+    """All sources in order, with distinct names. Raises UsageError for a path given twice or of none of the `KINDS`."""
     names = [str(Path(path)) for path in paths]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise UsageError(f"{twice[0]} is named twice: give every folder and file once")

@@ -1,4 +1,4 @@
-"""Accuracy against arithmetic: recipes as points with intervals, and the front of those that no other one beats."""
+"""Plot accuracy against multiply-accumulates: recipes as points with intervals, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paretune.show.figure import COLOURS, INK, PALE, STYLE, check_plot, save
 from paretune.show.frontier import frontier
 from paretune.show.labels import Box, Spot, placed
 
-LOGARITHMIC = 6  # how many times the cheapest the dearest costs before the axis is logarithmic
+LOGARITHMIC = 6  # from this ratio of the highest to the lowest cost on, the axis is logarithmic
 
 
 def draw(found: Comparison, path: Path) -> None:
@@ -48,7 +48,7 @@ def draw(found: Comparison, path: Path) -> None:
 
 
 def _front(axes: Any, spots: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Draw a staircase, what can be had for at most so much, and return its corners."""
+    """Draw the Pareto front as a staircase, the best accuracy at each cost or below, and return its corners."""
     best = [spots[i] for i in frontier(spots)]
     right = axes.get_xlim()[1]
     corners = [best[0]]

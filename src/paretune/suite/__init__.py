@@ -1,1 +1,1 @@
-"""Many tasks, one protocol: every recipe on every task of a suite, told in a ledger."""
+"""Run every recipe on every task of a suite under one protocol, and write the results to a ledger."""

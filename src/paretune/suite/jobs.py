@@ -1,4 +1,4 @@
-"""One training of a suite, in whatever process it is to run."""
+"""One training run of a suite, which any process can execute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paretune.train.trials import Setting, Split, Trial, trial
 
 @dataclass(frozen=True)
 class Job:
-    """Train `recipe` at `lr` from `seed` on a task; with `test`, look at the test images too."""
+    """Train `recipe` on a task with learning rate `lr` and `seed`; with `test`, also evaluate the test images."""
 
     suite: Suite
     task: str
@@ -53,7 +53,7 @@ class Job:
 
 
 def work(job: Job) -> Trial | None:
-    """Run a job, or read what it found before; None if the loss became infinite, which loses a competition."""
+    """Run a job, or read its earlier result. None if the loss became infinite; such a candidate is not chosen."""
     suite = job.suite
     parts = _parts(suite.name, suite.root, job.task, tuple(suite.groups.items()))
     train, validate = ("train800", "val200") if job.competes else (job.protocol.train, job.protocol.validate)
@@ -72,6 +72,6 @@ def _parts(name: str, root: Path | None, task: str, groups: tuple) -> Mapping[st
 
 
 def prepare(threads: int) -> None:
-    """Make a fresh process ready for jobs beside others: Ctrl-C is for the process that started it."""
+    """Prepare a new process for jobs beside others; only the process that started it handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""A recipe on a task: which trainings it takes, in which order, and what the ledger says of them."""
+"""A recipe on a task: the training runs that it needs, their order, and their rows in the ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from paretune.train.trials import Trial
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be compared: recipes on the tasks of a suite, by a protocol, from seeds, on the backbone `model`.
+    """The comparison to run: recipes on the tasks of a suite, under a protocol, with seeds, on the backbone `model`.
 
     checkpoint: a local file of the backbone's weights, instead of its pretrained ones
     """
@@ -42,7 +42,7 @@ class Plan:
     checkpoint: Path | None = None
 
     def pairs(self) -> list[Pair]:
-        """All recipes on the first task, then on the second: a suite that is cut short has whole tasks."""
+        """All recipes on the first task, then on the second, so that an interrupted suite has complete tasks."""
         return [Pair(self, task, recipe) for task in self.suite.groups for recipe in self.recipes]
 
     def check(self) -> None:
@@ -52,7 +52,7 @@ class Plan:
 
     @cached_property
     def origin(self) -> tuple[dict, dict]:
-        """The backbone's name with the fingerprint of all of its tensors; how it meets pictures under the protocol."""
+        """The backbone's name with the fingerprint of all of its tensors, and its preprocessing under the protocol."""
         module = create(self.model, self.checkpoint is None, self.checkpoint, {})
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
         own = framing(anatomy.preprocessing(module), self.protocol.schedule.augment)
@@ -70,8 +70,8 @@ class Plan:
 class Pair:
     """A recipe on a task: candidates compete, the winner is trained from every seed.
 
-    todo: the seeds that the ledger lacks; candidates: (learning rate, seed) -> score, None where it diverged; lr: the
-    chosen one
+    todo: the seeds that the ledger lacks; candidates: (learning rate, seed) -> score, None if it diverged; lr: the
+    chosen learning rate
     """
 
     plan: Plan
@@ -82,7 +82,7 @@ class Pair:
     lr: float | None = None
 
     def first(self, have: set[int]) -> list[Job]:
-        """The jobs to begin with; `have`: seeds whose rows stand in the ledger."""
+        """The first jobs; `have`: seeds whose rows are already in the ledger."""
         self.todo = [seed for seed in self.plan.seeds if seed not in have]
         rates = self.plan.protocol.rates(self.recipe)
         if not self.todo:
@@ -92,7 +92,7 @@ class Pair:
         return [self._job(lr, seed, test=False) for lr in rates for seed in self.plan.protocol.tuning_seeds]
 
     def after(self, job: Job, trial: Trial | None) -> list[Job]:
-        """What a finished candidate makes possible. Raises Diverged if none of them has a score."""
+        """The next jobs after a finished candidate. Raises Diverged if no candidate has a score."""
         if job.test:
             return []
         self.candidates[job.lr, job.seed] = None if trial is None else trial.val_accuracy
@@ -121,7 +121,7 @@ class Pair:
         )  # fmt: skip
 
     def most(self) -> int:
-        """How many jobs there can be."""
+        """The largest possible number of jobs."""
         rates = len(self.plan.protocol.factors)
         return len(self.todo) + (rates * len(self.plan.protocol.tuning_seeds) if rates > 1 and self.todo else 0)
 
@@ -148,7 +148,7 @@ class Pair:
         }
 
     def row(self, trial: Trial) -> dict:
-        """What the ledger says of a finished seed."""
+        """The ledger's row of a finished seed."""
         plan, asked = self.plan, self.question(trial.seed)
         assert self.lr is not None, "chosen before a seed was trained"
         classes = described(plan.suite, self.task)["test"]["classes"]
@@ -177,7 +177,7 @@ class Pair:
 
 
 def described(suite: Suite, task: str) -> dict[str, dict]:
-    """Of every part of a task: the hash of its content, how many images and which classes, whether lossy."""
+    """For every part of a task: the hash of its content, the number of images, the classes, and whether it is lossy."""
     return _described(suite.name, suite.root, task, tuple(suite.groups.items()))
 
 

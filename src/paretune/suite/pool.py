@@ -1,7 +1,7 @@
-"""Where jobs run: here one after the other, in processes of this machine, or on a Ray cluster.
+"""Pools that run jobs: one after the other in this process, in several processes of this machine, or on a Ray cluster.
 
-A pool has `slots`, `start(job) -> handle` and `wait(handles) -> {handle: result}`, at least one of them, when they end;
-a result that is an exception was raised by the job.
+A pool has `slots`, `start(job) -> handle` and `wait(handles) -> {handle: result}`, which returns at least one finished
+job. If the job raised an exception, the exception is its result.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Here:
         self.work, self.waiting = work, {}
 
     def start(self, job: Any) -> object:
-        """Nothing happens before `wait`."""
+        """Queue the job and return a handle; the job runs in `wait`."""
         handle = object()
         self.waiting[handle] = job
         return handle
@@ -56,7 +56,7 @@ class Here:
         return {first: outcome(lambda: self.work(job))}
 
     def close(self, now: bool = False) -> None:
-        """Nothing is left to end."""
+        """Nothing to close."""
 
 
 class Processes:

@@ -10,8 +10,8 @@ from paretune.train.trials import Trial
 
 
 class Progress:
-    """Counts jobs. `total` is how many there will be at most; time left is told from what the jobs so far took, those
-    of finished trainings, which take no time, left out."""
+    """Counts jobs. `total` is the largest possible number of jobs. The time left is estimated from the finished jobs,
+    without those that only read an earlier result."""
 
     INSTANT = 1.0  # seconds: a job that ended sooner was read, not run
 

@@ -1,6 +1,6 @@
-"""What is held equal when methods are compared: who chooses the learning rate and the epoch, and on which images.
+"""Protocols: the rules of a comparison, such as how the learning rate and the epoch are chosen, and on which images.
 
-Numbers of different protocols cannot be compared, so a protocol has a name and stands in every row of a ledger.
+Results of different protocols cannot be compared, so a protocol has a name and is part of every row of a ledger.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from paretune.errors import unknown
 class Protocol:
     """How every recipe is tuned, trained and tested.
 
-    schedule: the training, equal for all recipes but for the learning rate
-    factors: the learning rates that compete are the recipe's own times these; one means that nothing is tuned
-    train, validate: the parts to train on and to choose on; with a grid, candidates train on train800 and choose on
-        val200 whatever these say
-    look_every: the epoch is the best on `validate` of every so many, or the last one if None
-    tuning_seeds: a candidate's score is its mean over trainings from these
-    preprocessing: what differs from the backbone's own, such as mean and std
+    schedule: the training schedule, equal for all recipes except for the learning rate
+    factors: the candidate learning rates are the recipe's own times these; a single factor means no tuning
+    train, validate: the parts to train on and to choose on; with several factors, candidates always train on train800
+        and are compared on val200
+    look_every: the best epoch on `validate` among every `look_every` epochs is kept, or the last epoch if None
+    tuning_seeds: a candidate's score is its mean over training runs with these seeds
+    preprocessing: entries that replace the backbone's own, such as mean and std
     """
 
     name: str
@@ -36,7 +36,7 @@ class Protocol:
     preprocessing: dict[str, Any] = field(default_factory=dict)
 
     def describe(self) -> dict:
-        """One JSON object that is equal for rows that can be compared, but for the input size of the backbone."""
+        """A JSON object that is equal for rows that can be compared, except for the input size of the backbone."""
         looks = self.look_every is not None
         every = "" if self.look_every == 1 else f", of every {self.look_every}"
         return {
@@ -52,15 +52,15 @@ class Protocol:
         }
 
     def rates(self, recipe: Recipe) -> list[float]:
-        """The learning rates that compete for a recipe."""
+        """The candidate learning rates of a recipe."""
         return [float(f"{recipe.schedule.lr * factor:.6g}") for factor in self.factors]
 
     def schedule_at(self, lr: float) -> Schedule:
-        """The schedule with its learning rate."""
+        """The schedule with this learning rate."""
         return replace(self.schedule, lr=lr)
 
     def lasting(self, epochs: int) -> Protocol:
-        """The same with other epochs, and so under another name; warm-up keeps its share."""
+        """The same protocol with another number of epochs, and therefore another name; warm-up keeps its share."""
         share = self.schedule.warmup_epochs / self.schedule.epochs
         schedule = replace(self.schedule, epochs=epochs, warmup_epochs=share * epochs)
         return replace(self, name=f"{self.name}, {epochs} epochs", schedule=schedule)

@@ -1,6 +1,6 @@
-"""Every recipe on every task, tuned, trained and tested by one protocol; each result is a row of the ledger.
+"""Tune, train and test every recipe on every task under one protocol; each result is a row of the ledger.
 
-OUT/<task>/<recipe>/lr<lr>/seed<seed>/     one training, see train/trials.py: a finished one is not run again
+OUT/<task>/<recipe>/lr<lr>/seed<seed>/     one training, see train/trials.py: a finished one is not repeated
 OUT/ledger.jsonl                           a row per recipe, task and seed, written when its test is done
 """
 
@@ -21,11 +21,11 @@ LEDGER = "ledger.jsonl"
 
 
 def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Run what the ledger does not hold yet; returns a sentence for every job that failed, the others go on.
+    """Run everything that the ledger lacks; returns a sentence for every job that failed. The other jobs continue.
 
-    Jobs of the first task come first, and the seeds of a pair as soon as its learning rate is chosen. A job that failed
-    or was interrupted is tried again by the next call; so nothing but time is lost. The pool is closed afterwards.
-    Raises UsageError for a recipe that does not fit the backbone, before anything is trained.
+    Jobs of the first task come first, and the seeds of a recipe and task start when the learning rate is chosen. The
+    next call runs jobs again that failed or were interrupted. The pool is closed at the end. Raises UsageError for a
+    recipe that does not fit the backbone, before anything is trained.
     """
     plan.check()
     pairs = plan.pairs()
@@ -66,5 +66,5 @@ def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None
 
 
 def _completed(row: Result) -> dict:
-    """A row of the ledger as this version would ask for it."""
+    """A row of the ledger with missing settings filled with this version's defaults."""
     return {**vars(row), "settings": completed(row.settings)}

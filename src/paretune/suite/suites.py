@@ -18,7 +18,7 @@ GROUPS = "suite.json"
 
 @dataclass(frozen=True)
 class Suite:
-    """`groups` says of every task to which group it belongs; `root` is the folder of one that lies on the disk."""
+    """A suite. `groups` {task: group}; `root` is the folder of a suite that is stored on disk."""
 
     name: str
     groups: dict[str, str]
@@ -29,7 +29,7 @@ class Suite:
         return offline_parts(task) if self.root is None else vtab_task(self.root, task)
 
     def only(self, tasks: list[str]) -> Suite:
-        """The suite with these tasks alone. Raises UsageError for one that it does not have."""
+        """The suite with only these tasks. Raises UsageError for a task that it does not have."""
         for task in tasks:
             if task not in self.groups:
                 raise unknown(f"task of the suite {self.name}", task, list(self.groups))

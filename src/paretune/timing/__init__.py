@@ -1,1 +1,1 @@
-"""Seconds and bytes, measured side by side."""
+"""Benchmarks of time and memory."""

@@ -1,11 +1,10 @@
-"""What methods really cost in time and memory: every contestant on one machine, in one process, in turns.
+"""Measure time and memory of methods: all contestants on one machine, in one process, taking turns.
 
-        forward     warm-up of all, then rounds in which everyone runs every batch size once (timing/rounds.py)
+        forward     warm-up of all, then rounds in which each contestant runs every batch size once (timing/rounds.py)
         step        the same with training steps, and the bytes that autograd saves (measure/memory.py)
-        resident    peak memory on a CPU, each number from a process of its own (timing/resident.py)
+        resident    peak memory on a CPU, each number from its own process (timing/resident.py)
 
-timm's own forward with fused attention always takes part; nothing is called faster than a baseline that was not
-measured.
+timm's own forward with fused attention is always measured too, so the baseline of every comparison is measured.
 """
 
 from __future__ import annotations
@@ -52,17 +51,17 @@ def bench(
         batches: batch sizes.
         image_size: side of the square input; the backbone's own if not given.
         dtype: float32, bfloat16 or float16; of weights and images in the forward, of autocast in the training step.
-        compile: torch.compile both; the time it takes is told apart.
+        compile: use torch.compile for all contestants; the compile time is reported separately.
         train: time training steps too, and count what they save for the backward pass.
-        merge: fold leaves (LoRA...) into the backbone before the forward, as one would serve.
-        baseline: whom ratios refer to: timm, or a recipe that keeps all tokens; it takes part if it was not asked for.
-        rounds, warmup: timed and untimed runs of everyone.
-        threads: of torch, on a CPU; as they are if not given.
-        rss: measure the peak of the resident memory too (Linux, CPU); when training, if not given.
-        watch: called with (what is being measured, done, in all) before every measurement.
+        merge: fold leaves (LoRA...) into the backbone before the forward, as for deployment.
+        baseline: reference of the ratios: timm, or a recipe that keeps all tokens; it is added if it is not in recipes.
+        rounds, warmup: timed and untimed runs of every contestant.
+        threads: threads of torch on a CPU; unchanged if not given.
+        rss: also measure the peak resident memory (Linux, CPU); by default only with train=True.
+        watch: called with (what is being measured, number done, total) before every measurement.
 
-    Ctrl-C ends the measurement: the result then has `complete` False and holds what was measured.
-    Raises UsageError for settings that cannot be, before anything is measured.
+    Ctrl-C ends the measurement; the result then has `complete` False and contains what was measured.
+    Raises UsageError for impossible settings, before anything is measured.
     """
     asked = _asked(recipes, baseline)
     where = pick_device(device)

@@ -1,9 +1,9 @@
-"""Who takes part in a benchmark: one backbone, as timm runs it and as every recipe wants it, ready to be called.
+"""The contestants of a benchmark: one backbone, once as timm runs it and once with every recipe.
 
         timm      the backbone's own forward: all tokens, fused attention; trains every tensor
         a recipe  the same backbone, the same weights, with the recipe's adapters and reducer
 
-All get a new head of 100 classes and no stochastic depth, so that only the method differs.
+All have a new head of 100 classes and no stochastic depth, so that only the method differs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for all contestants: backbone and side of its images (None: the backbone's own), device, number type,
-    whether leaves are folded before the forward is timed, whether models are compiled."""
+    """The settings that all contestants share: backbone and side of its images (None: the backbone's own), device,
+    number type, whether leaves are folded before the forward is timed, whether models are compiled."""
 
     model: str
     image_size: int | None = None
@@ -55,7 +55,7 @@ class Terms:
 def backbone(terms: Terms, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The backbone that all contestants start from: random weights of seed 0, or the embedded ones.
 
-    Every attention is fused, whatever timm was told: the baseline shall not be slower than it can be.
+    Every attention is fused, whatever timm's setting, so that the baseline is as fast as possible.
     """
     torch.manual_seed(0)
     options = {} if terms.image_size is None else {"img_size": terms.image_size}
@@ -86,20 +86,20 @@ def twin(base: nn.Module) -> nn.Module:
 
 
 def unshare(model: nn.Module) -> None:
-    """Give every tensor that trains memory of its own, so that training one contestant leaves the others alone."""
+    """Give every trained tensor its own memory, so that training one contestant does not change the others."""
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.clone()
 
 
 def price(model: Adapted, merged: bool) -> Cost:
-    """What a contestant costs: it trains as it was built, and its multiply-accumulates are those it is served with."""
+    """The cost of a contestant: trained parameters as built, multiply-accumulates as used in the timed forward."""
     built = cost(model)
     return replace(built, macs=cost(merge(model)).macs) if merged else built
 
 
 def forward(model: Adapted, own: bool, terms: Terms) -> Callable[[Tensor], Tensor]:
-    """What is timed as the forward: evaluation, no gradients. `own`: timm's forward instead of paretune's."""
+    """The timed forward pass: evaluation mode, no gradients. `own`: timm's forward instead of paretune's."""
     model = merge(model) if terms.merged else model.eval()
     called = _compiled(model.backbone if own else model, terms)
 
@@ -111,7 +111,7 @@ def forward(model: Adapted, own: bool, terms: Terms) -> Callable[[Tensor], Tenso
 
 
 class Plain(nn.Module):
-    """What timm's own full fine-tuning minimises: images, labels -> {"loss": cross-entropy}."""
+    """The loss of timm's full fine-tuning: images, labels -> {"loss": cross-entropy}."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -124,8 +124,8 @@ class Plain(nn.Module):
 class Step:
     """One step of training: forward, all losses, backward, AdamW on the tensors that train; no gradient is kept.
 
-    Weights stay in float32; where the terms say another number type, the forward runs under autocast. A method with a
-    schedule does what it does in the last epoch.
+    Weights stay in float32; for another number type the forward runs under autocast. A method with a schedule behaves
+    as in the last epoch.
     """
 
     def __init__(self, model: Adapted, own: bool, schedule: Schedule, terms: Terms):
@@ -153,9 +153,9 @@ class Step:
         return torch.autocast(self.terms.device.type, dtype=self.terms.number, enabled=enabled)
 
     def lend(self, moments: tuple[Tensor, Tensor]) -> None:
-        """Let AdamW keep its moments in these flat tensors, which other contestants use in turn.
+        """Let AdamW keep its moments in these flat tensors, which all contestants share.
 
-        Their values say nothing about time, and a set of them for everyone who trains a whole backbone is gigabytes.
+        Their values do not affect the time, and separate moments for every fully trained backbone would take gigabytes.
         """
         start = 0
         for p in self.trained:

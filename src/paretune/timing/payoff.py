@@ -1,4 +1,4 @@
-"""Whether a reducer pays: it must beat the same adapters with all tokens, not only save multiply-accumulates."""
+"""Whether a reducer pays off: it must be faster than the same adapters with all tokens, not only save MACs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from paretune.timing.row import Row
 
 
 def unpaid(rows: Sequence[Row], baseline: str) -> list[str]:
-    """A sentence for every reducer whose forward is not faster, at three of four rounds, than that of the same adapters
-    with all tokens, or, where nobody has these, than the baseline's."""
+    """A sentence for every reducer whose forward is not faster in three of four rounds than the same adapters with all
+    tokens, or, if these were not measured, than the baseline."""
     return [sentence for row in rows if (sentence := _unpaid(row, rows, baseline))]
 
 

@@ -1,14 +1,14 @@
 """The resident memory of one forward or one training step, on a CPU.
 
-A process has one high-water mark, which never falls; contestants that share a process share it. So a helper process
-imports everything once, builds one model after the other, and forks itself for every number:
+A process has one peak value, which never falls, so contestants in the same process would share it. Therefore a helper
+process imports everything once, builds one model after the other, and forks itself for every number:
 
         bench ── request ──> helper ── fork ──> runs a batch of one: the libraries' own pages come in
                                                 notes the level of the resident set
                                                 runs the batch
               <── a line ───        <───────── the mark above that level
 
-The weights are part of the level; images, activations, gradients, AdamW's moments and workspace are what is counted.
+The weights are part of the level before; images, activations, gradients, AdamW's moments and workspace are counted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def peaks(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _helper(command: list[str], complaints: IO[str]) -> Iterator[subprocess.Popen]:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": complaints}
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as helper:  # Ctrl-C is for its parent
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as helper:  # its parent handles Ctrl-C
         try:
             yield helper
         finally:
@@ -97,7 +97,7 @@ def _peak(base: torch.nn.Module, one: dict, batch: int, terms: Terms, train: boo
 
 
 def growth(run: Callable[[int], Any], batch: int, threads: int) -> int:
-    """By how many bytes the resident set grows at most while `run(batch)` runs, in a process that ran nothing else."""
+    """The peak growth of the resident set in bytes while `run(batch)` runs, in a process that ran nothing else."""
     import resource  # of Unix alone
 
     torch.set_num_threads(threads)
@@ -110,7 +110,7 @@ def growth(run: Callable[[int], Any], batch: int, threads: int) -> int:
 
 
 def in_a_fork(work: Callable[[], Any]) -> str:
-    """What `work` returns in a copy of this process, as text. Raises RuntimeError if the copy ends otherwise."""
+    """Run `work` in a fork of this process and return its text. Raises RuntimeError if the fork ends otherwise."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

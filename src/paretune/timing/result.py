@@ -20,16 +20,16 @@ AIRY = 100  # columns of a terminal that has room for more than one space betwee
 
 
 def check_version(path: Path, content: dict[str, Any]) -> None:
-    """Raise UsageError unless the JSON of a bench file is what this paretune writes."""
+    """Raise UsageError unless the JSON of a bench file has the format of this version of paretune."""
     if content.get("version") != VERSION:
         raise UsageError(f"{path} is a bench of version {content.get('version')}, this paretune reads {VERSION}")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark: under what terms, and a row for every contestant and batch size.
+    """A benchmark: its settings, and a row for every contestant and batch size.
 
-    machine: device, name, threads, versions; baseline: whom ratios refer to; complete: whether nothing interrupted it
+    machine: device, name, threads, versions; baseline: reference of the ratios; complete: False after an interruption
     compile, train, merged: whether models were compiled, steps timed, leaves folded before the forward
     """
 
@@ -49,7 +49,7 @@ class Bench:
 
     @property
     def errors(self) -> list[str]:
-        """A sentence for everyone who failed."""
+        """A sentence for every contestant that failed."""
         return [f"{row.recipe}, batch {row.batch}: {row.error}" for row in self.rows if row.error]
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def parts(bench: Bench, airy: bool) -> Iterator[Any]:
 
 
 def header(bench: Bench) -> list[str]:
-    """The terms under which all of it was measured."""
+    """The settings under which everything was measured."""
     at, on = bench.machine, "x".join(map(str, bench.image_size))
     how = ["compiled" if bench.compile else "eager", "leaves folded" if bench.merged else "leaves not folded"]
     versions = ", ".join(f"{name} {at.get(name)}" for name in ("python", "torch", "timm", "paretune"))

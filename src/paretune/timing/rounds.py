@@ -1,12 +1,12 @@
-"""Timing of several things beside each other, so that the machine's moods hit all of them alike.
+"""Time several functions in turns, so that changes in the machine's speed affect all of them equally.
 
         round 1   batch 1: lora timm full     batch 8: timm full lora
         round 2   batch 1: full lora timm     batch 8: lora full timm       shuffled by a fixed seed
         ...
         ratio to timm = median over the rounds of (seconds in this round / timm's seconds in this round)
 
-A machine that slows down for a while slows down both of a pair, which the paired ratio cancels; a ratio of two medians
-would not.
+If the machine slows down for a while, both times of a pair get longer, and the paired ratio cancels this. A ratio of
+two medians would not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Times:
     """How long one batch takes.
 
     seconds: of every round; median and quartiles (first, third) over the rounds
-    ratio, ratio_quartiles: of this one's seconds to the baseline's, round by round; None without a baseline
+    ratio, ratio_quartiles: of these seconds to the baseline's, round by round; None without a baseline
     ms_per_image, images_per_second: at the median
     """
 
@@ -73,9 +73,9 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 def interleaved(
     groups: Sequence[dict[Key, Callable[[], Any]]], rounds: int, device: torch.device, seed: int = 0
 ) -> Iterator[tuple[Key, float | Exception]]:
-    """In every round call everything once, group after group, each in a shuffled order; yield (key, seconds).
+    """In every round call every function once, group after group, each group in a shuffled order; yield (key, seconds).
 
-    What raises is yielded with its exception and not called again. Nothing is collected as garbage meanwhile.
+    If a function raises, its exception is yielded and it is not called again. Garbage collection is off meanwhile.
     """
     groups, order = [dict(group) for group in groups], random.Random(seed)
     with _no_garbage_collection():
@@ -100,7 +100,7 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Return when the device has done all that it was asked to do."""
+    """Wait until the device has finished all queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

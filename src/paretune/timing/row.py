@@ -1,4 +1,4 @@
-"""What was measured of one contestant at one batch size."""
+"""The measurements of one contestant at one batch size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one contestant at one batch size.
+    """The measurements of one contestant at one batch size.
 
     settings: adapters and reducer as JSON, None for timm; macs_ratio: its MACs to the baseline's
     forward, step: times of a batch, None where not measured; wall_per_macs: ratio of the forward / macs_ratio: 1 = all

@@ -1,4 +1,4 @@
-"""One benchmark while it runs: who is measured, in which order, and what is known so far."""
+"""A running benchmark: the contestants, their order, and the results so far."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Key = tuple[str, int]  # contestant, batch size
 
 
 class Session:
-    """A run of `bench`: the contestants of `field` (None is timm itself), and what has been measured of each so far."""
+    """A run of `bench`: the contestants of `field` (None is timm itself), and their measurements so far."""
 
     def __init__(self, terms: Terms, field: dict[str, Recipe | None], batches, rounds: int, warmup: int, watch):
         self.terms, self.field, self.batches, self.rounds, self.warmup = terms, field, batches, rounds, warmup
@@ -99,7 +99,7 @@ class Session:
             self._failed(key, "step", error)
 
     def _time(self, what: str, runs: dict[Key, Callable[[], Any]], held: dict[str, int]) -> None:
-        """Warm everyone up, then the rounds; `held`: bytes of a contestant that are there before it runs."""
+        """Warm up every contestant, then run the rounds; `held`: bytes that a contestant occupies before it runs."""
         ready = [{key: run for key, run in runs.items() if key[1] == batch} for batch in self.batches]
         ready = [{k: run for k, run in group.items() if self._warm(what, k, run, held[k[0]])} for group in ready]
         found = self.seconds[what]
@@ -160,7 +160,7 @@ class Session:
         self.errors.setdefault(key, f"{what}: {reason(error)}")
 
     def result(self, train: bool, baseline: str, complete: bool) -> Bench:
-        """What was measured, beside the baseline."""
+        """The measurements, with ratios to the baseline."""
         return Bench(
             date=self.date, machine=environment(self.terms.device), model=self.terms.model,
             image_size=self.image_size, dtype=self.terms.dtype, compile=self.terms.compiled, train=train,
@@ -206,8 +206,10 @@ def _settings(one: Recipe | None) -> dict | None:
 
 
 def _never_eager(compiled: bool) -> AbstractContextManager:
-    """Let torch.compile make a graph for every contestant and batch size: past its usual limit of eight it would run
-    eagerly without a word, and its own time would be called the compiled model's."""
+    """Raise torch.compile's limit of eight graphs, so that every contestant and batch size is compiled.
+
+    Beyond the limit torch would silently run eagerly, and that time would be reported as the compiled model's.
+    """
     if not compiled:
         return nullcontext()
     import torch._dynamo

@@ -33,7 +33,7 @@ def table(title: str, columns: list[Column], rows: Sequence[Row], airy: bool) ->
 
 
 def forward_columns(rows: Sequence[Row], compiled: bool) -> list[Column]:
-    """Names and cells of the forward's table."""
+    """Headers and cells of the table of the forward."""
     unit = mac_unit(row.cost.macs for row in rows)
     columns: list[Column] = [
         ("trained", lambda row: count(row.cost.trained_without_head)),
@@ -54,7 +54,7 @@ def forward_columns(rows: Sequence[Row], compiled: bool) -> list[Column]:
 
 
 def step_columns(rows: Sequence[Row], trained: bool) -> list[Column]:
-    """Names and cells of the table of the training step and its memory."""
+    """Headers and cells of the table of the training step and its memory."""
     columns: list[Column] = []
     if trained:
         columns += [
@@ -84,7 +84,7 @@ def spread(times: Times) -> str:
 
 
 def quartiles(times: Times) -> str:
-    """Those of the ratio: "0.65-0.68"."""
+    """The quartiles of the ratio: "0.65-0.68"."""
     return of(times.ratio_quartiles, lambda pair: f"{pair[0]:.2f}-{pair[1]:.2f}")
 
 
@@ -99,7 +99,7 @@ def mega(size: int | None) -> str:
 
 
 def digits(value: float) -> str:
-    """Three to four digits that count: 0.1234 -> "0.123", 12.345 -> "12.3", 1234.5 -> "1,234" """
+    """Three to four significant digits: 0.1234 -> "0.123", 12.345 -> "12.3", 1234.5 -> "1,234" """
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"

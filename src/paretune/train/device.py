@@ -10,7 +10,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(asked: str) -> torch.device:
-    """ "auto" is the accelerator that torch finds, else the CPU; UsageError where the asked one is not there."""
+    """ "auto" is the accelerator that torch finds, otherwise the CPU. UsageError if the requested device is missing."""
     if asked not in DEVICES:
         raise unknown("device", asked, list(DEVICES))
     if asked == "cuda" and not torch.cuda.is_available():

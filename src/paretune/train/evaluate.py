@@ -1,4 +1,4 @@
-"""How good is a model on a labelled data set?"""
+"""Evaluate a model on a labelled data set."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def evaluate(
 ) -> Metrics:
     """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), target) and has `classes`.
 
-    The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError where the
-    data have another task than the model, and for answers that are not finite.
+    The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError if the
+    task of the data differs from the model's, and if outputs are not finite.
     """
     check_task(model, dataset)
     where = pick_device(device)
@@ -48,10 +48,10 @@ def score(
     gather: Callable = lambda pair: pair,
     precision: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Metrics:
-    """Metrics over `batches` of (images, targets) on the model's device, as the model's task asks.
+    """Metrics over `batches` of (images, targets) on the model's device, for the model's task.
 
-    `gather` collects (outputs, targets) of all processes, without the doubles that fill up the last batch; every
-    forward runs inside of a `precision()`, such as autocast. Raises Diverged for a loss that is not finite.
+    `gather` collects (outputs, targets) from all processes, without the duplicates that fill the last batch. Every
+    forward pass runs in a context `precision()`, such as autocast. Raises Diverged if the loss is not finite.
     """
     model.eval()
     kind, found, start = kind_of(model), [], perf_counter()
@@ -87,10 +87,10 @@ def known_split(
     skip_unreadable: bool = False,
     task: Task | None = None,
 ) -> Images:
-    """One split of `data`, in any form, for a model of this task that was trained into the folder `run`.
+    """One split of `data`, in any form, for a model of this task that was trained in the folder `run`.
 
-    Data that training split itself are split again just as then. Raises UsageError if they have changed since, because
-    images to train on could pass for validation images; and whatever `open_split` raises.
+    If training split the data itself, they are split again in the same way. Raises UsageError if they have changed
+    since then, because training images could be taken for validation images; and whatever `open_split` raises.
     """
     trained_on, available = _trained_on(Path(run), split), available_splits(data, task)
     if trained_on is not None and "val" not in available:

@@ -27,15 +27,16 @@ from paretune.train.training import Training
 
 PRECISIONS = ("no", "bf16", "fp16")
 MOST = 10**6  # epochs, images in a batch...
-# What a number of the schedule may be at most, from 0. A learning rate far too high ends the run when it diverges.
+# Upper limits of the schedule's numbers; the lower limit is 0. A learning rate that is far too high ends the run when
+# the loss diverges.
 RANGES = {"lr": 1e37, "warmup_lr": 1e37, "min_lr": 1e37, "weight_decay": 1e6, "drop_path": 1, "label_smoothing": 1}
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. `record` is what record.json holds; `history` has one row per epoch.
+    """A finished run. `record` is the content of record.json; `history` has one row per epoch.
 
-    `score` and `loss` are those of the kept epoch on the validation images; `metric` says what the score is.
+    `score` and `loss` belong to the best epoch, on the validation images; `metric` is the name of the score.
     """
 
     out: Path
@@ -77,29 +78,29 @@ def fit(
 ) -> Result:
     """Train the tensors of `model` that require a gradient; leave the best epoch in `model` and in the folder `out`.
 
-    The best epoch is the one of the highest accuracy on `val_set`, or mean average precision, or R2, as the task has it
-    (of equals: the lowest loss, then the earliest). Data sets give (image (3, H, W), target) and have `classes`; their
-    `task` is multiclass if they do not say, and other tasks and class weights need all their `targets`. Random order,
-    transforms and dropout depend on (seed, epoch) alone, so a run that was interrupted and is resumed ends, on a CPU,
-    in the same bits. torch's, numpy's and Python's global generators are seeded. Under `accelerate launch` every
-    process takes `schedule.batch_size` images.
+    The best epoch has the highest score on `val_set`: accuracy, mean average precision or R2, depending on the task.
+    Ties are decided by the lowest loss, then by the earliest epoch. Data sets give (image (3, H, W), target) and have
+    `classes`; without an attribute `task` they are multiclass. Other tasks, and class weights, need the attribute
+    `targets`. Random order, transforms and dropout depend only on (seed, epoch). So an interrupted and resumed run
+    gives the same result as an uninterrupted one, bit for bit on a CPU. The global generators of torch, numpy and
+    Python are seeded. Under `accelerate launch` every process takes `schedule.batch_size` images.
 
     Args:
-        workers: processes that load images; 0 loads in this one. The result does not depend on it.
-        mixed_precision: "no", "bf16", "fp16"; None is what `accelerate launch` was told, else "no".
+        workers: processes that load images; 0 loads in this process. The result does not depend on it.
+        mixed_precision: "no", "bf16", "fp16"; None is the setting of `accelerate launch`, otherwise "no".
         accumulate: batches per update of the weights.
-        resume: go on after the last finished epoch of an interrupted run with the same settings and data.
-        overwrite: remove the run that `out` holds.
-        look_every: validate after every so many epochs and after the last, and keep the best of these: with as many as
-            there are epochs the last one is kept, and nothing is chosen on `val_set`.
-        cache: compute once what is the same in every epoch, where memory allows: decoded pictures, and the tokens after
-            the last block that nothing trained or random touches.
-        notes: anything else that says what this run is (JSON values); kept in the record, compared when resuming.
+        resume: continue after the last finished epoch of an interrupted run with the same settings and data.
+        overwrite: remove an earlier run in `out`.
+        look_every: validate after every `look_every` epochs and after the last, and keep the best of these epochs. If
+            it equals the number of epochs, the last one is kept and `val_set` chooses nothing.
+        cache: compute only once what is the same in every epoch, if memory allows: decoded images, and the tokens
+            after the leading blocks that are neither trained nor random.
+        notes: further JSON values that describe this run; kept in the record, and compared when resuming.
         quiet: no progress on stderr.
 
     Raises:
-        UsageError: settings that cannot be; an `out` that is taken; nothing, or something else, to resume; a loss that
-            is no number any more.
+        UsageError: impossible settings; an `out` that is in use; no run, or a different run, to resume; a loss that is
+            not finite.
     """
     _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
     accelerator = _accelerator(device, mixed_precision, accumulate)
@@ -166,9 +167,9 @@ def _accelerator(device: str, mixed_precision: str | None, accumulate: int) -> A
     where = pick_device(device)
     if mixed_precision == "fp16" and where.type == "cpu":
         raise UsageError("mixed precision 'fp16' needs a GPU: use bf16 or no on a CPU")
-    # accelerate keeps the first run's device and precision for the whole process unless told to forget them
+    # accelerate keeps the first run's device and precision for the whole process unless it is reset
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    # as a plugin, because a plain number yields to the environment that `accelerate launch` sets
+    # as a plugin, because the environment of `accelerate launch` would override a plain number
     plugin = GradientAccumulationPlugin(num_steps=accumulate)
     return Accelerator(cpu=where.type == "cpu", mixed_precision=mixed_precision, gradient_accumulation_plugin=plugin)
 
@@ -195,7 +196,7 @@ def _settings(
 
 
 def _finish(training: Training, folder: RunFolder) -> Result:
-    """Save the best epoch and the record of how it came about."""
+    """Save the best epoch and the record of the run."""
     best = {f"best_{key}": training.best_row[key] for key in ("epoch", training.chooser, "val_loss")}
     seconds = sum(row["seconds"] for row in training.history)
     record = {

@@ -1,4 +1,4 @@
-"""What people see of a run: a progress bar on a terminal, plain lines elsewhere, TensorBoard files."""
+"""The output of a run: a progress bar on a terminal, plain lines elsewhere, and TensorBoard files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Batches(Sized, Iterable, Protocol):
 
 
 class Log:
-    """Tells about a run on stderr and in TensorBoard files; tells nothing if not `show`."""
+    """Reports a run on stderr and in TensorBoard files; reports nothing if `show` is False."""
 
     def __init__(self, folder: Path, epochs: int, show: bool, quiet: bool):
         self.folder, self.epochs, self.show, self.quiet = folder, epochs, show, quiet or not show

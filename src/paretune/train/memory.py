@@ -1,4 +1,4 @@
-"""How much memory will training take? Measured on one image, before the start."""
+"""Estimate the memory of training before the start, measured on one image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ GRADIENT_AND_ADAM = 3  # numbers kept beside each trained one: its gradient and 
 
 
 def training_bytes(model: nn.Module, image: torch.Tensor, batch_size: int) -> int:
-    """Weights + gradients and optimiser + what the backward pass of a batch keeps; workspace is not included.
+    """Bytes of weights, gradients, optimiser states and activations for the backward pass; without workspace.
 
-    `image` is one normalised image (3, H, W) on the model's device. The activations are counted on a real forward of
-    that one image, so fewer tokens and carried states count as what they are.
+    `image` is one normalised image (3, H, W) on the model's device. The activations are measured in a real forward pass
+    of this image, so token reduction and carried states are included.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     kept = GRADIENT_AND_ADAM * FLOAT_BYTES * trained

@@ -1,6 +1,7 @@
 """Scores of a whole data set, task by task, on top of torchmetrics.
 
-None stands for what is not defined on these data: the recall of a class that has no image, R2 of a constant target.
+None means that a score is not defined on these data, such as the recall of a class without images or R2 of a constant
+target.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _WORDS = {"f1": "F1", "mae": "MAE", "rmse": "RMSE", "r2": "R2", "pearson": "Pear
 
 @dataclass(frozen=True)
 class Scores:
-    """What a task measures on a data set.
+    """The scores of a task on a data set.
 
     Attributes:
         overall: score by name, the most important one first.
-        per_class: the same for every class, label or target number by itself.
+        per_class: the scores of every single class, label or target number.
         confusion: [true class][answered class] -> images; None for tasks without classes.
     """
 
@@ -47,10 +48,11 @@ class Metrics:
     """Quality and speed on one data set.
 
     Attributes:
-        main: the name of the score that training chooses its best epoch by.
-        scores: score by name. Accuracies, precisions and F1 are shares, 0 to 1; errors are in the targets' own units.
-        loss: mean over the images of the task's loss without weights and smoothing: cross-entropy in nats; mean over
-            the labels of the binary one; mean over the numbers of smooth L1, in deviations of the training targets.
+        main: the name of the score by which training chooses the best epoch.
+        scores: score by name. Accuracies, precisions and F1 are shares, 0 to 1; errors are in the units of the targets.
+        loss: mean over the images of the task's loss without weights and smoothing. multiclass: cross-entropy in nats;
+            multilabel: binary cross-entropy, mean over the labels; regression: smooth L1 in deviations of the training
+            targets, mean over the numbers.
         images: how many images were seen.
         per_class: {class: {"images": count, "accuracy": its recall, "precision", "f1"}}, or
             {label: {"positives": count, "average_precision", "f1"}}, or {number: {"mae", "rmse", "r2", "pearson"}}.
@@ -84,8 +86,8 @@ class Metrics:
 def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
     """Accuracy, balanced accuracy and macro F1 of class indices, both (n,).
 
-    Balanced accuracy is the mean recall of the classes that have images; macro F1 the mean over the classes that have
-    images or were answered.
+    Balanced accuracy is the mean recall of the classes that have images. Macro F1 is the mean over the classes that
+    have images or were predicted.
     """
     counts = multiclass_confusion_matrix(predicted, labels, len(classes))
     right, images, answered = counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
@@ -104,7 +106,8 @@ def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> S
 def label_scores(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Scores:
     """Mean average precision, and micro and macro F1 at probability 0.5, of logits and 0 or 1, both (n, C).
 
-    Average precision is defined for labels that some image has, F1 for those that some image has or is given.
+    Average precision is defined for labels that some image has, F1 for labels that some image has or that are
+    predicted for some image.
     """
     likely, there = logits.sigmoid(), targets.long()
     per_label = {
@@ -126,7 +129,7 @@ def label_scores(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Scor
 def number_scores(numbers: Tensor, targets: Tensor, names: Sequence[str]) -> Scores:
     """R2, mean absolute error, root mean square error and Pearson's correlation of numbers and targets, both (n, C).
 
-    Overall they are means over the targets, so errors in different units are better read one by one.
+    The overall scores are means over the targets. If the targets have different units, use the errors per target.
     """
     columns = zip(names, numbers.double().T, targets.double().T, strict=True)
     per_target = {name: _errors(given, wanted) for name, given, wanted in columns}
@@ -137,7 +140,7 @@ def number_scores(numbers: Tensor, targets: Tensor, names: Sequence[str]) -> Sco
 def _errors(given: Tensor, wanted: Tensor) -> dict[str, float | None]:
     """The scores of one target number, both (n,) in float64.
 
-    R2 and the correlation are taken around zero, where they lose nothing to rounding.
+    R2 and the correlation are computed after centring, to avoid rounding errors.
     """
     varies, answers_vary = (len(x) > 1 and bool((x != x[0]).any()) for x in (wanted, given))
     centre, scale = wanted.mean(), wanted.std() if varies else 1.0
@@ -153,8 +156,10 @@ def _errors(given: Tensor, wanted: Tensor) -> dict[str, float | None]:
 
 
 def _ranks(logits: Tensor) -> Tensor:
-    """Logits (n,) -> numbers from 0 to below 1 in the same order, which is all that average precision looks at;
-    torchmetrics would take the sigmoid, where large logits become equal."""
+    """Logits (n,) -> numbers from 0 to below 1 in the same order. Average precision depends only on the order.
+
+    torchmetrics would apply the sigmoid, which makes large logits equal.
+    """
     return torch.unique(logits, return_inverse=True)[1].double() / len(logits)
 
 
@@ -173,7 +178,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def most_confused(confusion: Sequence[Sequence[int]], classes: Sequence[str], count: int) -> list[tuple[str, str, int]]:
-    """The `count` wrong answers that were given most often: (true class, answer, images), from many to few."""
+    """The `count` most frequent confusions, most frequent first: (true class, answer, images)."""
     pairs = [
         (true, answer, images)
         for true, row in zip(classes, confusion, strict=True)

@@ -1,4 +1,4 @@
-"""What training minimises: the task's criterion, and whatever the methods add to it."""
+"""The training objective: the task's loss plus the losses of the methods."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from paretune.train.tasks import kind_of
 
 
 class Objective(nn.Module):
-    """A model and its losses in one module, so that whatever wraps a module for training (DistributedDataParallel,
-    autocast) wraps all of it. `criterion`: (outputs, targets) -> scalar.
+    """A model and its losses in one module, so that wrappers for training (DistributedDataParallel, autocast) include
+    both. `criterion`: (outputs, targets) -> scalar.
 
-    Example, for a training loop of one's own:
+    Example for your own training loop:
 
         objective = Objective(model, nn.CrossEntropyLoss())
         sum(objective(images, labels).values()).backward()
@@ -26,8 +26,8 @@ class Objective(nn.Module):
         self.model, self.criterion, self.divergence = model, criterion, kind_of(model).divergence
 
     def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), targets (B,) or (B, C) -> scalars to be summed: "loss", the criterion, and the methods'
-        own by name, where several methods of one name add up."""
+        """Images (B, 3, H, W), targets (B,) or (B, C) -> {name: scalar}, to be summed: the criterion as "loss", and the
+        losses of the methods. Losses of the same name are added."""
         run, methods = self.model.run(images), list(self.model.methods())
         # After the model's own forward: inside of autocast older versions of torch keep the weights that a forward
         # without a gradient casts first (pytorch issue 112583), and the model would not train.

@@ -1,6 +1,6 @@
-"""Random data order and random transforms that depend on (seed, epoch, image) and on nothing else.
+"""Random data order and random transforms that depend only on (seed, epoch, image).
 
-Not on the number of worker processes, not on what ran before: so an interrupted run can be taken up where it stopped.
+They do not depend on the number of worker processes or on earlier computations, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations

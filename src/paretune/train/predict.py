@@ -1,4 +1,4 @@
-"""What does a model see in an image file?"""
+"""Predict the classes, labels or numbers of image files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ TOP = 5
 def predict(
     model, paths: Sequence[str | Path], top: int | None = None, batch_size: int = 32, device: str = "auto"
 ) -> list[Prediction]:
-    """What the model says of each image, in the order of `paths`.
+    """The model's predictions for each image, in the order of `paths`.
 
-    multiclass: the `top` (5) most likely classes; multilabel: the labels whose probability is above 0.5, or the `top`
-    most likely ones, each with its own probability; regression: every number, in its own units and in the model's
-    order.
+    multiclass: the `top` most likely classes (5 by default); multilabel: the labels with a probability above 0.5, or
+    the `top` most likely ones, each with its own probability; regression: every number, in its own units and in the
+    model's order.
 
-    `model` comes from `paretune.load` (it knows its classes and its preprocessing); a model without class names
-    answers with class numbers. Raises UnreadableImage for a file that cannot be decoded, UsageError for `top` numbers
-    and for answers that are not finite.
+    `model` comes from `paretune.load`, which also loads its classes and preprocessing. A model without class names
+    gives class numbers. Raises UnreadableImage for a file that cannot be decoded, and UsageError if `top` is given for
+    a regression or if outputs are not finite.
     """
     if model.task == "regression" and top is not None:
         raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")

@@ -1,4 +1,4 @@
-"""Blocks that nothing trained and nothing random touches say the same in every epoch: they run once per image.
+"""Leading blocks that are neither trained nor random give the same tokens in every epoch: run them once per image.
 
     images --> embed --> block 0 ... block k-1 --> | kept, (n, N, D) | --> block k ... --> head --> losses
                frozen, still, reducing too                              trained, or random
@@ -40,7 +40,7 @@ Precision = Callable[[], AbstractContextManager]
 
 
 def frozen_blocks(model: Adapted, image: Tensor) -> int:
-    """How many blocks, from the first on, give the same tokens in every epoch, in training and in evaluation.
+    """The number of leading blocks that give the same tokens in every epoch, in training and in evaluation.
 
     image (3, H, W) is tried out in both modes. A block counts if no trained tensor and no random number has a part in
     what leaves it, and if no adapter carries a state. Patches may leave, unless the reducer changes from epoch to epoch

@@ -1,4 +1,4 @@
-"""From a recipe and data to a training: the one place where these are put together."""
+"""Build a model from a recipe, and train it on data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def built(
     checkpoint: Path | None = None,
     **options: Any,
 ) -> Adapted:
-    """The backbone `name` with these methods, ready to be trained; new tensors are drawn from `seed`.
+    """The backbone `name` with these methods, ready to be trained; `seed` initialises the new tensors.
 
     The backbone has the stochastic depth of the schedule. Raises UsageError as `adapt` does.
     """
@@ -49,11 +49,10 @@ def fit_on(
     preprocessing: dict | None = None,
     **settings: Any,
 ) -> Result:
-    """`fit` on pictures as the model is to see them.
+    """Run `fit` on images with the transforms of the model and the schedule.
 
-    train, validate: data sets of pictures, with `through(transform)`; training pictures are augmented as the schedule
-        says
-    preprocessing: what shall differ from the backbone's own, such as mean and std
+    train, validate: data sets of images, with `through(transform)`; training images are augmented as in the schedule
+    preprocessing: entries that replace the backbone's own, such as mean and std
     settings: as in `fit`
 
     The model keeps the preprocessing that evaluation then needs. Raises UsageError as `fit` does.

@@ -1,4 +1,4 @@
-"""What must be known to repeat a run."""
+"""The description of the data in a training record."""
 
 from __future__ import annotations
 

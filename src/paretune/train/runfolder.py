@@ -1,13 +1,13 @@
-"""The folder of one training run, and how a run survives an interruption.
+"""The folder of one training run, which also allows an interrupted run to be resumed.
 
-    OUT/state/settings.json          what was asked for; written before the first epoch
+    OUT/state/settings.json          the settings of the run; written before the first epoch
     OUT/state/epoch.safetensors      the last finished epoch: tensors, and JSON in the header; replaced in one step
     OUT/state/lock                   held while a training writes here
     OUT/logs/                        TensorBoard
     OUT/adapter_config.json ...      the best epoch, by `paretune.save`; written when the run is finished
     OUT/record.json                  everything that makes the result reproducible; written last, then state/ is removed
 
-Every file is written beside its place and moved there, so none is ever half written. No pickle anywhere.
+Every file is written under a temporary name and then moved, so no file is ever incomplete. Pickle is not used.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ OVERWRITE = "overwrite the run instead of resuming it"
 
 @dataclass(frozen=True)
 class EpochState:
-    """All that the next epoch needs: `tensors` by name, and `facts` (history, best epoch) as JSON values."""
+    """Everything that the next epoch needs: `tensors` by name, and `facts` (history, best epoch) as JSON values."""
 
     tensors: dict[str, Tensor]
     facts: dict
 
 
 class RunFolder:
-    """Reads and writes `out`; `settings` (JSON values) say what this run is."""
+    """Reads and writes the folder `out`; `settings` (JSON values) describe the run."""
 
     def __init__(self, out: str | Path, settings: dict):
         self.out, self.settings = Path(out), json.loads(json.dumps(settings))
         self.state = self.out / STATE
 
     def check(self, resume: bool, overwrite: bool) -> None:
-        """Raise UsageError where this run may not use the folder; changes nothing but what a killed run left over."""
+        """Raise UsageError if this run may not use the folder. Only leftovers of a killed run are changed."""
         if resume and overwrite:
             raise UsageError("resume and overwrite exclude each other: the one keeps what the other removes")
         if self.out.exists() and not self.out.is_dir():
@@ -61,8 +61,10 @@ class RunFolder:
 
     @contextmanager
     def begun(self, resume: bool, overwrite: bool) -> Iterator[None]:
-        """The folder is ready, as it is to resume, else without the files of an earlier run, and no other training may
-        use it until the end. Raises UsageError where one does, or has used it since `check`."""
+        """Lock the folder for this training. Without resume, the files of an earlier run are removed.
+
+        Raises UsageError if another training uses the folder, or has used it since `check`.
+        """
         self.state.mkdir(parents=True, exist_ok=True)
         taken = f"another training is writing to {self.out} now: wait until it ends, or choose another folder"
         with locked(self.state / LOCK, taken):
@@ -75,15 +77,15 @@ class RunFolder:
             yield
 
     def save(self, state: EpochState) -> None:
-        """Replace the last epoch's state by this one, in one step."""
+        """Replace the state of the previous epoch by this one, in one step."""
         with written(self.state / EPOCH) as new:
             write_tensors(state.tensors, new, {"facts": json.dumps(state.facts)})
 
     def load(self, wanted: dict[str, Tensor], epochs: int) -> EpochState | None:
         """The last finished epoch's state, on the CPU; None if there is none yet.
 
-        wanted: tensors of all names and shapes that a state can hold. Raises UsageError for a state that is damaged, or
-        that no training of so many epochs has written.
+        wanted: tensors with all names and shapes that a state can contain. Raises UsageError for a state that is
+        damaged, or that no training of this many epochs has written.
         """
         path = self.state / EPOCH
         if not path.exists():
@@ -105,7 +107,7 @@ class RunFolder:
         return EpochState(tensors, facts)
 
     def finish(self, record: dict) -> None:
-        """Write the record; the state for resuming has done its work."""
+        """Write the record and remove the state for resuming."""
         write_json(self.out / RECORD, record)
         remove_folder(self.state)
 
@@ -135,7 +137,7 @@ class RunFolder:
 
 
 def completed(settings: dict) -> dict:
-    """Recorded settings; what schedule and methods could not say yet when they were written has its default."""
+    """Recorded settings, with defaults for settings of the schedule and the methods that did not exist at that time."""
     if "schedule" not in settings:
         return settings
     from paretune import methods  # here, because whoever only reads a record need not wait for timm
@@ -146,7 +148,7 @@ def completed(settings: dict) -> dict:
 
 
 def comparable(then: dict, now: dict) -> dict:
-    """`now` without what its descriptions of data say and those in `then`, of an older version, could not."""
+    """`now` without entries of its data descriptions that the older descriptions in `then` did not have."""
     if not isinstance(then.get("data"), dict):
         return now
     said = then["data"]
@@ -160,7 +162,7 @@ def comparable(then: dict, now: dict) -> dict:
 
 
 def differences(then: object, now: object, name: str = ""):
-    """Sentences like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ."""
+    """A sentence like "schedule.lr was 0.001, is 0.01" for every leaf in which two JSON values differ."""
     if isinstance(then, dict) and isinstance(now, dict):
         for key in [*then, *(k for k in now if k not in then)]:
             yield from differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)

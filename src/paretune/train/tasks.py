@@ -1,12 +1,12 @@
-"""What a task asks of training: the loss, the scores, which of them chooses the epoch, and how outputs read.
+"""What depends on the task: the loss, the scores, the score that chooses the epoch, and the meaning of outputs.
 
-                 loss                             chooses the epoch          an output reads as
+                 loss                             chooses the epoch          meaning of an output
     multiclass   cross-entropy                    accuracy                   probabilities that sum to 1
     multilabel   binary cross-entropy             mean average precision     a probability for every label
     regression   smooth L1, counted in            R2                         numbers in their own units
                  deviations of the target
 
-Training, evaluation and prediction ask here; nothing else in this room tells tasks apart.
+Training, evaluation and prediction use this file; no other file of this package depends on the task.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ POS_WEIGHTS = (0.01, 100.0)
 
 @dataclass(frozen=True)
 class Kind:
-    """What a task does with outputs (n, C) and targets: (n, C) as well, but (n,) indices of classes.
+    """A task's functions of outputs (n, C) and targets: (n,) class indices for multiclass, otherwise (n, C).
 
     Attributes:
-        outputs: what an output is called, one and several.
-        main: the score that chooses the best epoch; of each more is better.
+        outputs: the name of an output, singular and plural.
+        main: the score that chooses the best epoch; higher is better.
         losses: (outputs, targets) -> (n,): the loss of every image, without weights and smoothing.
-        divergence: (student, teacher) -> scalar: how far outputs are from others of the same images.
-        kept: outputs -> what the scores need of them, so that the rest can be forgotten batch by batch.
+        divergence: (student, teacher) -> scalar: how far two sets of outputs for the same images are apart.
+        kept: outputs -> the part that the scores need, so that the rest can be freed after every batch.
         scores: (kept, targets, names of the outputs) -> the scores of a whole data set.
         read: outputs -> probabilities or numbers, (n, C).
     """
@@ -60,25 +60,25 @@ def task_of(thing: object) -> Task:
 
 
 def kind_of(model: nn.Module) -> Kind:
-    """What the task of `model` asks for."""
+    """The functions of the task of `model`."""
     return {"multiclass": _multiclass, "multilabel": _multilabel, "regression": _regression}[task_of(model)](model)
 
 
 def check_task(model: nn.Module, dataset: Samples) -> None:
-    """Raise UsageError unless `model` answers what `dataset` asks."""
+    """Raise UsageError if `model` and `dataset` have different tasks."""
     if problem := mismatch(model, dataset):
         raise UsageError(problem)
 
 
 def mismatch(model: nn.Module, dataset: Samples) -> str | None:
-    """A sentence if `model` does not answer what `dataset` asks."""
+    """A sentence if `model` and `dataset` have different tasks."""
     if task_of(model) == task_of(dataset):
         return None
     return f"the model is made for the task '{task_of(model)}', the data for '{task_of(dataset)}'"
 
 
 def problems(schedule: Schedule, train_set: Samples) -> list[str]:
-    """What in `schedule` and in the targets does not go with the task of the training set."""
+    """Problems of `schedule` and of the targets with the task of the training set."""
     task, found = task_of(train_set), []
     if schedule.label_smoothing and task != "multiclass":
         found.append(f"label_smoothing={schedule.label_smoothing:g} is for one class of several, not for {task}: use 0")
@@ -95,13 +95,13 @@ def problems(schedule: Schedule, train_set: Samples) -> list[str]:
 
 
 def targets_of(dataset: Samples) -> np.ndarray:
-    """All targets of a set that has them, as `problems` makes sure where they are needed."""
+    """All targets of a set that has them; `problems` checks this where they are needed."""
     assert hasattr(dataset, "targets")
     return dataset.targets
 
 
 def standardise(model: nn.Module, train_set: Samples) -> None:
-    """Let a regression's head answer in units of the training set's mean and deviation (1 where a target is constant).
+    """Set the units of a regression head to the training set's mean and deviation (1 if a target is constant).
 
     A head that was trained before keeps its units; other tasks have none.
     """
@@ -128,7 +128,7 @@ def criterion(model: nn.Module, schedule: Schedule, train_set: Samples) -> nn.Mo
 def class_weights(train_set: Samples) -> Tensor:
     """Per class: images / (classes that have images * images of this class), so that the mean over images is one.
 
-    A class without images has 1, which only label smoothing can notice.
+    A class without images gets 1; this has an effect only with label smoothing.
     """
     counts = np.bincount(targets_of(train_set), minlength=len(train_set.classes))
     weights = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
@@ -136,7 +136,7 @@ def class_weights(train_set: Samples) -> Tensor:
 
 
 def positive_weights(train_set: Samples) -> Tensor:
-    """Per label: negatives / positives, from 0.01 to 100, so that both sides of a label weigh the same."""
+    """Per label: negatives / positives, from 0.01 to 100, so that both have the same total weight."""
     positives = np.asarray(targets_of(train_set)).sum(0)
     ratios = (len(train_set) - positives) / np.maximum(positives, 1)
     return torch.from_numpy(ratios.clip(*POS_WEIGHTS)).float()
@@ -145,8 +145,8 @@ def positive_weights(train_set: Samples) -> Tensor:
 class WeightedCrossEntropy(nn.Module):
     """Mean over the images of weight[label] times the cross-entropy.
 
-    Not divided by the weights of the batch, as torch does, which would take back from a rare class what its weight
-    gives it where a batch holds one of its images or more.
+    The sum is not divided by the weights of the batch, as torch does. That division would reduce the effect of a rare
+    class's weight in the batches that contain it.
     """
 
     def __init__(self, weight: Tensor, label_smoothing: float):
@@ -161,7 +161,7 @@ class WeightedCrossEntropy(nn.Module):
 
 class SmoothL1(nn.Module):
     """Smooth L1 of (output - target) / deviation, mean over images and numbers: quadratic up to one deviation, linear
-    beyond, so that a few wild targets do not rule."""
+    beyond it, so that outliers do not dominate."""
 
     def __init__(self, deviation: Tensor):
         super().__init__()

@@ -32,10 +32,10 @@ SMALLER = "use a smaller learning rate; the epochs before it are kept"
 
 
 class Training:
-    """The moving parts of one run: what changes from epoch to epoch is in `state`, and only there.
+    """The objects of one run. Everything that changes between epochs is in `state`.
 
-    `plain` is the model as it was given, `objective` the same one with its losses as accelerate wraps it, `named` its
-    trained tensors, `chooser` the entry of a row that chooses the best epoch.
+    `plain` is the model as it was given, `objective` the model with its losses, wrapped by accelerate, `named` its
+    trained tensors, `chooser` the entry of a history row that chooses the best epoch.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Training:
         return f"{len(self.classes)} {one if len(self.classes) == 1 else several}"
 
     def epoch(self, epoch: int, log: Log) -> dict:
-        """Train for one epoch, validate if it is time to, remember the best; returns the new row of the history."""
+        """Train for one epoch, validate if it is due, keep the best epoch; returns the new row of the history."""
         start = perf_counter()
         set_seed(mixed(self.seed, epoch, self.accelerator.process_index))
         self.order.epoch = epoch
@@ -170,8 +170,8 @@ class Training:
         return found
 
     def restore(self, state: EpochState, where: str) -> None:
-        """Go back to the end of the epoch that `state` was taken at. Raises UsageError, which names the file `where`,
-        if it lacks something or is not what was written."""
+        """Restore the training from `state`, at the end of its epoch. Raises UsageError, which names the file `where`,
+        if the state is incomplete or damaged."""
         self._check_state(state, where)
         self.history, self.best_row = state.facts["history"], state.facts["best_row"]
         self.best = {k: v.to(self.accelerator.device) for k, v in _group(state, "best").items()}
@@ -208,7 +208,7 @@ class Training:
 
 
 def scheduler_for(optimizer: torch.optim.Optimizer, schedule: Schedule, updates_per_epoch: int) -> CosineLRScheduler:
-    """Per update: linear from warmup_lr to lr, then along the cosine, that began at update 0, down to min_lr."""
+    """The learning rate per update: linear from warmup_lr to lr, then a cosine, counted from update 0, to min_lr."""
     return CosineLRScheduler(
         optimizer,
         t_initial=schedule.epochs * updates_per_epoch,

@@ -1,6 +1,6 @@
-"""Train one setting from several seeds and look at the test images once each: what comparisons are made of.
+"""Train one setting with several seeds and evaluate each run once on the test images, for comparisons.
 
-OUT/<name>/seed0/     a training run as `fit` leaves it, and trial.json, written last: a finished trial is not run again
+OUT/<name>/seed0/     a training run of `fit`, and trial.json, which is written last: a finished trial is not repeated
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ TRIAL, LOCK = "trial.json", ".trial.lock"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is tried.
+    """The setting of a trial.
 
-    name: one that a folder can have; model: a backbone's name
-    preprocessing: what differs from the backbone's own, such as mean and std; look_every: as in `fit`
+    name: also the name of the folder; model: a backbone's name
+    preprocessing: entries that replace the backbone's own, such as mean and std; look_every: as in `fit`
     checkpoint: a local file of the backbone's weights, instead of its pretrained ones
     """
 
@@ -57,8 +57,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Trial:
-    """One seed: accuracies are shares, 0 to 1, None before the test images were looked at; `epoch` is the one
-    that was kept."""
+    """The result of one seed: accuracies are shares, 0 to 1; the test accuracy is None before it was measured; `epoch`
+    is the best epoch."""
 
     seed: int
     accuracy: float | None
@@ -68,7 +68,7 @@ class Trial:
 
 
 def read_three(data: str | Path, seed: int = 0) -> Split:
-    """Data of any form with test images; where there are none for validation, a fifth of the rest is drawn with `seed`.
+    """Data of any form with test images. Without a validation split, a fifth of the training images is drawn by `seed`.
 
     Raises UsageError as the readers do, for data without test images, and for labels or numbers instead of classes.
     """
@@ -81,16 +81,15 @@ def read_three(data: str | Path, seed: int = 0) -> Split:
 
 
 def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str = "auto", test: bool = True) -> Trial:
-    """One training in OUT/<name>/seed<seed>, or what is still there of a finished one; an interrupted one goes on.
+    """Run one training in OUT/<name>/seed<seed>, resume it, or read its result if it is finished.
 
-    The test images are looked at once, after training, and not at all
-    with test=False: a later call does it then. Raises UsageError where the folder holds a trial of other settings or
-    data.
+    The test images are evaluated once, after training. With test=False they are not evaluated; a later call can do it.
+    Raises UsageError if the folder has a trial with other settings or data.
     """
     out = Path(out) / setting.name / f"seed{seed}"
     wanted = _described(setting, data, seed)
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out / LOCK):  # a second suite in the same folder waits, and then reads what the first one found
+    with locked(out / LOCK):  # a second suite in the same folder waits and then reads the result of the first one
         return _once(setting, data, seed, out, device, test, wanted)
 
 
@@ -128,7 +127,7 @@ def _described(setting: Setting, data: Split, seed: int) -> dict:
 
 
 def _finished(out: Path, wanted: dict) -> Trial:
-    """What a finished trial found, if it was the same."""
+    """The result of a finished trial with the same settings."""
     found = read(out / TRIAL, formats.TRIAL, "remove it, and the trial is run again")
     then = completed(found["settings"])
     if changes := list(differences(then, comparable(then, wanted))):
