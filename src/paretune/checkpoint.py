@@ -37,11 +37,12 @@ CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", 
 FORMAT = 2
 
 
-def save(model: Adapted, folder: str | Path, training: dict | None = None) -> None:
+def save(model: Adapted, folder: str | Path, training: dict | None = None, *, only_trained: bool = False) -> None:
     """Write the trained tensors, and everything that is needed to load them, into `folder`, which is created.
 
     training: JSON values to keep in the config, such as the schedule. Every file is first written under a temporary
-    name; the config is written last. Raises UsageError for a merged model, whose adapters can no longer be separated
+    name; the config is written last. only_trained: the folder holds this model's backbone already, from an earlier
+    call; leave it there. Raises UsageError for a merged model, whose adapters can no longer be separated
     from the backbone, for tensors that are not finite, and for anything else that `load` would refuse.
     """
     if model.spec is None:
@@ -64,7 +65,7 @@ def save(model: Adapted, folder: str | Path, training: dict | None = None) -> No
     folder.mkdir(parents=True, exist_ok=True)
     with Staged(folder) as staged:
         write_tensors(tensors, staged.path(TENSORS), {"format": "pt"})
-        if not fetched:
+        if not fetched and not only_trained:
             write_tensors(frozen, staged.path(BACKBONE), {"format": "pt"})
         staged.path(CONFIG).write_text(written + "\n", encoding="utf-8")
     if fetched:

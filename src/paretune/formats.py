@@ -128,7 +128,11 @@ RECORD = record(
     {"recipe": NAME, "set": SET, "history": array(_row, 1, 10**6), **_scores},
     anything,
 )  # fmt: skip
-SETTINGS = record({"schedule": SCHEDULE, "seed": SEED, "data": DATA}, {"recipe": NAME, "set": SET}, anything)
+SETTINGS = record(
+    {"schedule": SCHEDULE, "seed": SEED, "data": DATA},
+    {"recipe": NAME, "set": SET, "choose": NAME, "command": SET},
+    anything,
+)
 FACTS = record(
     {"history": array(_row, 1, 10**6), "best_row": either(_row, record({})), "scaler": anything}, {"tensors": HASH}
 )

@@ -21,7 +21,7 @@ from paretune.cli.predict import predict
 from paretune.cli.report import report
 from paretune.cli.show import show
 from paretune.cli.suite import app as suite
-from paretune.cli.train import train
+from paretune.cli.train import Resumable, train
 from paretune.errors import UsageError, printable
 
 # The exceptions of click for unknown arguments; some versions of typer contain their own copy of click.
@@ -66,7 +66,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # typer's panels cut long option names off at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
+app.command(cls=Resumable)(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(show)

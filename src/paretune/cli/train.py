@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from paretune.cli import options
 from paretune.cli.output import answer, say
 
+WORDS = "paretune.words"
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _LOADERS = min(4, _CORES // 2)
 
 
+class Resumable(TyperCommand):
+    """A command whose `--resume --out OUT` stands for the words that began the run in OUT."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Read the words of the command line, with those of the interrupted run before them."""
+        words = list(args)
+        if "--resume" in words and not any(word.split("=")[0] == "--data" for word in words):
+            words = _begun_with(words) + words
+        ctx.meta[WORDS] = [word for word in words if word not in ("--resume", "--overwrite")]
+        return super().parse_args(ctx, words)
+
+
+def _begun_with(words: list[str]) -> list[str]:
+    """The words that began the run which `--out` names; none if there is no such run."""
+    named = [b for a, b in pairwise(words) if a == "--out"] + [w[6:] for w in words if w.startswith("--out=")]
+    file = Path(named[-1] if named else "") / "state" / "settings.json"
+    if not named or not file.is_file():
+        return []
+    from paretune import formats
+    from paretune.schema import read
+
+    words = read(file, formats.SETTINGS, "begin the run anew with --overwrite").get("command", [])
+    return [word for word in words if word != "--overwrite"]
+
+
 def train(
+    context: typer.Context,
     data: options.Data,
     model: options.Model,
     out: Annotated[Path, typer.Option(help="Folder for the result; it must not contain a run yet.")],
@@ -54,15 +83,24 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Download a named data set, such as cifar100:ROOT.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    choose_epoch: Annotated[
+        str,
+        typer.Option(
+            help="Which epoch to keep: score, the best on the validation images; careful, of all that these images "
+            "cannot tell from the best, the one of the lowest loss; loss, the lowest."
+        ),
+    ] = "careful",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run; --resume --out OUT is enough.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in OUT.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Train a model on labelled images and keep the epoch that is best on the validation images.
 
     Writes to OUT the trained tensors (adapter_config.json, adapter_model.safetensors), record.json with everything
-    that is needed to reproduce the result, and TensorBoard logs. To continue after an interruption, add --resume to the
-    same command.
+    that is needed to reproduce the result, and TensorBoard logs. Interrupted? OUT holds the best epoch so far, a model
+    like any other; `paretune train --resume --out OUT` continues.
     """
     from accelerate import PartialState
 
@@ -85,13 +123,21 @@ def train(
         result = fit_on(
             adapted, images.train, images.val, chosen.schedule, out,
             seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
-            resume=resume, overwrite=overwrite, notes=_notes(chosen, set_),
+            resume=resume, overwrite=overwrite, choose=choose_epoch, notes=_notes(chosen, set_),
+            command=context.meta[WORDS],
         )  # fmt: skip
     except KeyboardInterrupt:
-        say(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
+        say(f"\nparetune: interrupted; {_left(out)}`paretune train --resume --out {out}` continues", err=True)
         raise typer.Exit(130) from None
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
+
+
+def _left(out: Path) -> str:
+    """What an interrupted run has left behind."""
+    from paretune.checkpoint import CONFIG
+
+    return f"{out} holds the best epoch so far, ready for eval and predict; " if (out / CONFIG).exists() else ""
 
 
 def _notes(recipe, set_: list[str] | None) -> dict:
@@ -117,9 +163,11 @@ def _summary(result) -> dict:
 
 
 def _say(result) -> None:
-    from paretune.train.metrics import told
+    from paretune.train.metrics import sure
 
+    images = result.record["data"]["val"]["images"]
     say(
-        f"best epoch {result.best_epoch} of {len(result.history)}: validation {told(result.metric, result.score)}, "
+        f"best epoch {result.best_epoch} of {len(result.history)}: validation "
+        f"{sure(result.metric, result.score, images)}, "
         f"loss {result.loss:.4f}, after {result.seconds:.1f} s\nsaved in {result.out}"
     )

@@ -21,7 +21,7 @@ from paretune.errors import Diverged, UsageError
 from paretune.schema import read
 from paretune.train.device import pick_device
 from paretune.train.metrics import Metrics
-from paretune.train.runfolder import RECORD
+from paretune.train.runfolder import RECORD, SETTINGS, STATE
 from paretune.train.tasks import check_task, kind_of
 
 
@@ -108,6 +108,7 @@ def known_split(
 
 def _trained_on(run: Path, split: str) -> dict | None:
     """The record's description of a split that training made itself; None where it did not."""
-    path = run / RECORD
-    described = read(path, formats.RECORD, "train again")["data"].get(split, {}) if path.exists() else {}
+    known = {run / RECORD: formats.RECORD, run / STATE / SETTINGS: formats.SETTINGS}  # finished, or interrupted
+    path = next((path for path in known if path.exists()), None)
+    described = {} if path is None else read(path, known[path], "train again")["data"].get(split, {})
     return described if "val_share" in (described.get("split_rule") or {}) else None

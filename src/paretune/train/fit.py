@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +24,7 @@ from paretune.train.device import pick_device
 from paretune.train.log import Log
 from paretune.train.record import describe
 from paretune.train.runfolder import EPOCH, LOGS, RunFolder
-from paretune.train.training import Training
+from paretune.train.training import Choice, Training
 
 PRECISIONS = ("no", "bf16", "fp16")
 MOST = 10**6  # epochs, images in a batch...
@@ -73,17 +74,20 @@ def fit(
     overwrite: bool = False,
     look_every: int = 1,
     cache: bool = True,
+    choose: Choice = "score",
     notes: dict | None = None,
+    command: list[str] | None = None,
     quiet: bool = False,
 ) -> Result:
     """Train the tensors of `model` that require a gradient; leave the best epoch in `model` and in the folder `out`.
 
     The best epoch has the highest score on `val_set`: accuracy, mean average precision or R2, depending on the task.
-    Ties are decided by the lowest loss, then by the earliest epoch. Data sets give (image (3, H, W), target) and have
-    `classes`; without an attribute `task` they are multiclass. Other tasks, and class weights, need the attribute
-    `targets`. Random order, transforms and dropout depend only on (seed, epoch). So an interrupted and resumed run
-    gives the same result as an uninterrupted one, bit for bit on a CPU. The global generators of torch, numpy and
-    Python are seeded. Under `accelerate launch` every process takes `schedule.batch_size` images.
+    Ties are decided by the lowest loss, then by the earliest epoch. After every epoch that is the best so far the
+    folder holds a model that loads and predicts, so an interrupted run can be used. Data sets give (image (3, H, W),
+    target) and have `classes`; without an attribute `task` they are multiclass. Other tasks, and class weights, need
+    the attribute `targets`. Random order, transforms and dropout depend only on (seed, epoch). So an interrupted and
+    resumed run gives the same result as an uninterrupted one, bit for bit on a CPU. The global generators of torch,
+    numpy and Python are seeded. Under `accelerate launch` every process takes `schedule.batch_size` images.
 
     Args:
         workers: processes that load images; 0 loads in this process. The result does not depend on it.
@@ -95,7 +99,11 @@ def fit(
             it equals the number of epochs, the last one is kept and `val_set` chooses nothing.
         cache: compute only once what is the same in every epoch, if memory allows: decoded images, and the tokens
             after the leading blocks that are neither trained nor random.
+        choose: "score" keeps the epoch of the highest score, "loss" that of the lowest validation loss. "careful" keeps
+            the lowest loss among the epochs whose accuracy is within one standard error of the highest, because few
+            validation images cannot tell these apart; for tasks without an accuracy it is "score".
         notes: further JSON values that describe this run; kept in the record, and compared when resuming.
+        command: the words of a command line that began this run; kept, and not compared when resuming.
         quiet: no progress on stderr.
 
     Raises:
@@ -103,15 +111,18 @@ def fit(
             not finite.
     """
     _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
+    if choose not in get_args(Choice):
+        raise unknown("way to choose the epoch", choose, list(get_args(Choice)))
     accelerator = _accelerator(device, mixed_precision, accumulate)
     settings = _settings(model, train_set, val_set, schedule, seed, look_every, accelerator, notes)
+    settings |= {"choose": choose} | ({"command": command} if command else {})
     folder = RunFolder(out, settings)
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
     with folder.begun(resume, overwrite) if accelerator.is_main_process else nullcontext():
         log = Log(folder.out / LOGS, schedule.epochs, accelerator.is_main_process, quiet)
         training = Training(
-            model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache, log.follow
+            model, train_set, val_set, schedule, accelerator, seed, workers, look_every, cache, log.follow, choose
         )
         state = folder.load(training.possible(), schedule.epochs) if resume else None
         if state is not None:
@@ -119,14 +130,18 @@ def fit(
         log.start(len(training.history) + 1)
         try:
             log.line(training.announce(train_set, val_set))
+            written = False
             for epoch in range(len(training.history), schedule.epochs):
-                log.epoch(training.epoch(epoch, log))
+                log.epoch(row := training.epoch(epoch, log))
                 if accelerator.is_main_process:
                     folder.save(training.state())
+                    if training.best_row is row:  # a run that is interrupted can be used as it is
+                        save(model, folder.out, {**folder.settings, **training.best_facts()}, only_trained=written)
+                        written = True
                 accelerator.wait_for_everyone()
         finally:
             log.close()
-        return _finish(training, folder)
+        return _finish(training, folder, written)
 
 
 def _check(
@@ -195,9 +210,9 @@ def _settings(
     }
 
 
-def _finish(training: Training, folder: RunFolder) -> Result:
+def _finish(training: Training, folder: RunFolder, written: bool) -> Result:
     """Save the best epoch and the record of the run."""
-    best = {f"best_{key}": training.best_row[key] for key in ("epoch", training.chooser, "val_loss")}
+    best = training.best_facts()
     seconds = sum(row["seconds"] for row in training.history)
     record = {
         **best,
@@ -208,7 +223,7 @@ def _finish(training: Training, folder: RunFolder) -> Result:
     }
     model = training.best_model()
     if training.accelerator.is_main_process:
-        save(model, folder.out, training={**folder.settings, **best})
+        save(model, folder.out, {**folder.settings, **best}, only_trained=written)
         folder.finish(record)
     training.accelerator.wait_for_everyone()
     metric = training.chooser.removeprefix("val_")

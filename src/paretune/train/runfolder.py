@@ -4,7 +4,7 @@
     OUT/state/epoch.safetensors      the last finished epoch: tensors, and JSON in the header; replaced in one step
     OUT/state/lock                   held while a training writes here
     OUT/logs/                        TensorBoard
-    OUT/adapter_config.json ...      the best epoch, by `paretune.save`; written when the run is finished
+    OUT/adapter_config.json ...      the best epoch so far, by `paretune.save`
     OUT/record.json                  everything that makes the result reproducible; written last, then state/ is removed
 
 Every file is written under a temporary name and then moved, so no file is ever incomplete. Pickle is not used.
@@ -76,6 +76,10 @@ class RunFolder:
             write_json(self.state / SETTINGS, self.settings)
             yield
 
+    def asked(self) -> dict:
+        """The settings of the run that was begun here. Raises UsageError for a damaged file."""
+        return read(self.state / SETTINGS, formats.SETTINGS, OVERWRITE)
+
     def save(self, state: EpochState) -> None:
         """Replace the state of the previous epoch by this one, in one step."""
         with written(self.state / EPOCH) as new:
@@ -124,8 +128,9 @@ class RunFolder:
             raise UsageError(f"the run in {self.out} is finished: there is nothing to resume")
         if not (self.state / SETTINGS).exists():
             raise UsageError(f"there is no interrupted run in {self.out} to resume: start it without resume")
-        then = completed(read(self.state / SETTINGS, formats.SETTINGS, OVERWRITE))
-        if changes := list(differences(then, comparable(then, self.settings))):
+        then = {"choose": "score", **completed(self.asked())}
+        command = {"command": then.get("command")}  # says how the run was asked for, which may change
+        if changes := list(differences(then | command, comparable(then, self.settings) | command)):
             raise UsageError(f"cannot resume the run in {self.out}, these settings differ: {'; '.join(changes)}")
 
     def _remove_run(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from time import perf_counter
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -23,11 +24,13 @@ from paretune.train import tasks
 from paretune.train.evaluate import score
 from paretune.train.log import Log
 from paretune.train.memory import readable, training_bytes
+from paretune.train.metrics import interval
 from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
 from paretune.train.prefix import Follow, Passes, remembered
 from paretune.train.runfolder import OVERWRITE, EpochState
 
+Choice = Literal["score", "careful", "loss"]
 SMALLER = "use a smaller learning rate; the epochs before it are kept"
 
 
@@ -50,8 +53,10 @@ class Training:
         look_every: int,
         cache: bool,
         follow: Follow,
+        choose: Choice = "score",
     ):
         self.schedule, self.accelerator, self.seed, self.look_every = schedule, accelerator, seed, look_every
+        self.choose, self.validated = choose, len(val_set)
         self.classes, self.sample = val_set.classes, train_set[0][0]
         self.plain = model.to(accelerator.device)
         self.chooser = f"val_{tasks.kind_of(model).main}"
@@ -116,13 +121,29 @@ class Training:
                 raise Diverged(f"the validation loss became infinite in epoch {epoch + 1}: {SMALLER}") from error
             row |= {"val_loss": metrics.loss, f"val_{metrics.main}": metrics.scores[metrics.main]}
         self.history.append(row := row | {"seconds": perf_counter() - start})
-        if looked and (not self.best_row or self._rank(row) > self._rank(self.best_row)):
+        if looked and (not self.best_row or self._better(row, self.best_row)):
             self.best_row, self.best = row, {name: p.detach().clone() for name, p in self.named.items()}
         return row
+
+    def _better(self, row: dict, best: dict) -> bool:
+        """Whether an epoch that was just validated is better than the best one before it."""
+        if self.choose == "loss":
+            return row["val_loss"] < best["val_loss"]
+        if self.choose == "careful" and self.chooser == "val_accuracy":
+            most = max(seen[self.chooser] for seen in self.history if self.chooser in seen)
+            least = interval(most, self.validated, deviations=1)[0]
+            good = row[self.chooser] >= least, best[self.chooser] >= least
+            if good != (False, False):
+                return good[0] and (not good[1] or row["val_loss"] < best["val_loss"])
+        return self._rank(row) > self._rank(best)
 
     def _rank(self, row: dict) -> tuple[float, float]:
         value = row[self.chooser]
         return -math.inf if value is None else value, -row["val_loss"]
+
+    def best_facts(self) -> dict:
+        """The number of the best epoch, its score and its loss."""
+        return {f"best_{key}": self.best_row[key] for key in ("epoch", self.chooser, "val_loss")}
 
     def _tell_methods(self, epoch: int) -> None:
         for method in self.plain.methods():
