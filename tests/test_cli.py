@@ -141,7 +141,7 @@ def test_ctrl_c_says_how_to_go_on_and_resuming_ends_as_if_nothing_happened(tree,
     command = [sys.executable, "-m", "paretune", *map(str, settings), "--out", str(tmp_path / "part")]
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background shell's children ignore Ctrl-C
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=listen)
-    state = tmp_path / "part" / "state" / "epoch.safetensors"
+    state = tmp_path / "part" / "adapter_config.json"
     deadline = time.monotonic() + 120
     while not state.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -149,9 +149,14 @@ def test_ctrl_c_says_how_to_go_on_and_resuming_ends_as_if_nothing_happened(tree,
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
-    assert "--resume goes on" in err
+    assert f"{tmp_path / 'part'} holds the best epoch so far" in err
+    assert f"`paretune train --resume --out {tmp_path / 'part'}` continues" in err
     assert "Traceback" not in err
-    resumed = cli(*settings, "--out", tmp_path / "part", "--resume")
+    known = cli("predict", tmp_path / "part", next(tree.rglob("*.png")), "--top", "1")  # a model like any other
+    assert known.exit_code == 0, known.output
+    seen = cli("eval", tmp_path / "part", "--data", tree, "--split", "val")
+    assert seen.exit_code == 0, seen.output
+    resumed = cli("train", "--resume", "--out", tmp_path / "part")
     assert resumed.exit_code == 0, resumed.output
     name = "adapter_model.safetensors"
     assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -188,6 +193,7 @@ def _train(data, out, *more):
         (("--mixed-precision", "fp16"), "needs a GPU"),
         (("--resume",), "no interrupted run"),
         (("--resume", "--overwrite"), "exclude each other"),
+        (("--choose-epoch", "scroe"), "unknown way to choose the epoch 'scroe': did you mean score"),
         (("--checkpoint", "weights.npz"), "checkpoint 'weights.npz'"),
     ],
 )

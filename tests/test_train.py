@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import weakref
@@ -25,7 +26,9 @@ from paretune.data.transforms import evaluation, training
 from paretune.errors import UsageError
 from paretune.train.evaluate import evaluate, score
 from paretune.train.fit import fit
+from paretune.train.log import duration
 from paretune.train.memory import readable, saved_bytes, training_bytes
+from paretune.train.metrics import interval, sure
 from paretune.train.order import SeededEpochs
 from paretune.train.predict import predict
 from paretune.train.runfolder import differences
@@ -152,6 +155,79 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, interrupt, reduce
     assert timeless(resumed.history) == timeless(whole.history)
     assert resumed.best_epoch == whole.best_epoch
     assert same(tensors(tmp_path / "part"), tensors(tmp_path / "whole"))
+
+
+def test_an_interrupted_run_can_be_used(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, interrupt=45)
+    facts = json.loads((tmp_path / "adapter_config.json").read_text())["training"]
+    loaded, (_, val) = pt.load(tmp_path), small_sets(small_model())
+    assert evaluate(loaded, val, batch_size=8, device="cpu").accuracy == facts["best_val_accuracy"]
+    assert facts["best_epoch"] in (1, 2)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_backbone_from_nowhere_is_written_once_a_run(tmp_path, monkeypatch):
+    from paretune import checkpoint
+
+    names = []
+    write = checkpoint.write_tensors
+    monkeypatch.setattr(
+        checkpoint, "write_tensors", lambda t, path, facts: names.append(len(t)) or write(t, path, facts)
+    )
+    model = small_model()
+    run(tmp_path, replace(SHORT, epochs=5), model=model)
+    trained = sum(p.requires_grad for p in model.parameters())
+    assert names.count(trained) >= 2
+    assert len(names) == names.count(trained) + 1
+
+
+def rows(*pairs):
+    return [{"epoch": i + 1, "val_accuracy": a, "val_loss": loss} for i, (a, loss) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("choose", "epochs", "best"),
+    [
+        ("score", [(0.5, 2.0), (0.80, 1.0), (0.78, 0.5), (0.8, 0.9)], 4),
+        ("loss", [(0.5, 2.0), (0.80, 1.0), (0.78, 0.5), (0.8, 0.9)], 3),
+        ("careful", [(0.5, 2.0), (0.80, 1.0), (0.78, 0.5), (0.8, 0.9)], 3),  # 46 images cannot tell 78 from 80 %
+        ("careful", [(0.80, 1.0), (0.60, 0.5)], 1),
+        ("careful", [(0.80, 1.0), (0.78, 0.5), (0.95, 2.0)], 3),
+        ("careful", [(0.1, 0.1), (0.80, 1.0)], 2),
+    ],
+)
+def test_the_epoch_is_chosen_by_the_score_by_the_loss_or_carefully(choose, epochs, best):
+    from paretune.train.training import Training
+
+    training = Training.__new__(Training)
+    training.choose, training.chooser, training.validated, training.history = choose, "val_accuracy", 46, []
+    kept = None
+    for row in rows(*epochs):
+        training.history.append(row)
+        kept = row if kept is None or training._better(row, kept) else kept
+    assert kept["epoch"] == best
+
+
+def test_intervals_hold_the_shares_that_the_images_cannot_rule_out():
+    from scipy.stats import binomtest
+
+    for right, images in ((0, 5), (3, 5), (46, 46), (170, 200), (1, 1000)):
+        expected = binomtest(right, images).proportion_ci(0.95, method="wilson")
+        assert interval(right / images, images) == pytest.approx((expected.low, expected.high), abs=1e-4)
+    assert sure("val_accuracy", 0.85, 200) == "val accuracy 85.00% (79.4 to 89.3)"
+    assert sure("r2", 0.5, 200) == "R2 0.5"
+
+
+def test_it_is_told_early_how_long_the_training_takes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("paretune.train.log.ENOUGH", 0.0)
+    train, val = small_sets(small_model())
+    fit(small_model(), train, val, SHORT, tmp_path, device="cpu")
+    told = capsys.readouterr().err
+    assert told.count("training will take about") == 1
+    assert re.search(r"epoch 1/3 .* s, \d+ s left", told)
+    assert re.search(r"epoch 3/3 .* s$", told, re.MULTILINE)
+    assert [duration(s) for s in (8.2, 200, 4800)] == ["8 s", "3 min", "1 h 20 min"]
 
 
 def test_resuming_needs_the_same_settings_and_data(tmp_path):
