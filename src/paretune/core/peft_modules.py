@@ -39,7 +39,7 @@ def describe(model: nn.Module) -> dict | None:
     configs = getattr(model, "peft_config", {})
     if list(configs) != ["default"]:
         raise UsageError(
-            f"the model has HF PEFT adapters named {sorted(configs) or 'nothing'}; paretune takes exactly one, named "
+            f"the model has HF PEFT adapters named {sorted(configs) or 'nothing'}; paretune takes one, named "
             "'default': inject it with peft.inject_adapter_in_model or peft.get_peft_model"
         )
     return {name: sorted(v) if isinstance(v, set) else v for name, v in configs["default"].to_dict().items()}
