@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick exhaustive check bench clean
+.PHONY: demo test quick slow ray exhaustive check wheel bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/paretune demo
@@ -18,7 +18,23 @@ test: $(VENV)/ready
 	$(PYTEST)
 
 quick: $(VENV)/ready
-	$(PYTEST) -m "not slow and not exhaustive"
+	$(PYTEST) -m "not slow and not exhaustive and not ray"
+
+# The rest of `make test`, or a part of it: make slow SHARD=1 SHARDS=3
+SHARD ?= 1
+SHARDS ?= 1
+slow: $(VENV)/ready
+	$(PYTEST) -m "slow and not exhaustive and not ray" --shard $(SHARD)/$(SHARDS)
+
+# Builds the wheel, installs it into an environment of its own and asks it for the demo of one epoch.
+wheel: $(VENV)/ready
+	rm -rf dist && uv build --wheel --quiet --out-dir dist
+	uv venv --quiet --clear --python $(BIN)/python dist/venv
+	uv pip install --quiet --python dist/venv/bin/python -c constraints.txt "$$(ls dist/*.whl)[demo]"
+	cd dist && venv/bin/paretune demo --epochs 1
+
+ray: $(VENV)/ready
+	$(PYTEST) -m ray
 
 exhaustive: $(VENV)/ready
 	$(PYTEST) -m exhaustive

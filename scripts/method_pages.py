@@ -15,6 +15,7 @@ from paretune.adapters import ADAPTERS
 from paretune.catalogue import RECIPES, Recipe
 from paretune.config import field_help
 from paretune.counts import GMACS
+from paretune.measure.growth import weightless
 from paretune.reducers import REDUCERS
 
 PAGES = Path(__file__).parents[1] / "docs" / "methods"
@@ -72,7 +73,7 @@ def snippet(kind: type) -> str:
 
 def _cost_table(kind: type) -> str:
     adapters, reducer = ((kind(),), None) if kind in ADAPTERS else ((), kind())
-    with_it, without = (pt.cost(pt.adapt(BACKBONE, list(a), r)) for a, r in ((adapters, reducer), ((), None)))
+    with_it, without = (pt.cost(weightless(BACKBONE, list(a), r, None)) for a, r in ((adapters, reducer), ((), None)))
     return "\n".join([
         "| | trained parameters | GMACs | tokens in the last block |",
         "| --- | ---: | ---: | ---: |",

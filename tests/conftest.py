@@ -10,6 +10,19 @@ from paretune.core.tokens import Tokens
 READERS = {0: 0, 1: 1, 2: 2, 5: 1}  # of so many prefix tokens: nothing, CLS, CLS and distillation, CLS before registers
 
 
+def pytest_addoption(parser):
+    parser.addoption("--shard", default="1/1", help="run one part of the test files only: 2/3 is the second of three")
+
+
+def pytest_collection_modifyitems(config, items):
+    """A file belongs to one shard, so that what its tests share is made once."""
+    shard, shards = map(int, config.getoption("--shard").split("/"))
+    files = sorted({item.path for item in items})
+    mine = {path for i, path in enumerate(files) if i % shards == shard - 1}
+    config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])
+    items[:] = [item for item in items if item.path in mine]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """What is remembered of pictures stays with the tests, in processes that they start too."""

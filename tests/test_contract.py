@@ -7,7 +7,7 @@ import copy
 import functools
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -64,6 +64,11 @@ def share(anatomy: str, rest: bool) -> list[str]:
 
 
 REST = (pytest.mark.slow, pytest.mark.exhaustive)
+
+
+def third(things: Iterable) -> list:
+    """Every third of these in `make test`, the others in `make exhaustive`: for what takes seconds each."""
+    return [pytest.param(one, marks=REST) if i % 3 else one for i, one in enumerate(things)]
 
 
 @functools.cache
@@ -251,14 +256,23 @@ def assert_one_graph(model: Adapted, images: Tensor, backend: str) -> None:
         torch.testing.assert_close(graph, eager, rtol=1e-3, atol=1e-4 * eager.abs().max().item())
 
 
+LONGEST = max(len(ROWS), len(COLUMNS))
+ONCE = {f"{list(ROWS)[i % len(ROWS)]} x {list(COLUMNS)[i % len(COLUMNS)]}" for i in range(LONGEST)}  # all of both
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("label", [label for label in MATRIX if not label.startswith("several")])
+@pytest.mark.parametrize("label", sorted(ONCE))
 def test_every_method_trains_as_one_compiled_graph(label):
     assert_one_graph(short("vit", 2, *MATRIX[label]), images("vit", 2), "aot_eager")
 
 
+@pytest.mark.parametrize("label", [pytest.param(label, marks=REST) for label in MATRIX if label not in ONCE])
+def test_so_does_every_pair_of_methods(label):
+    assert_one_graph(short("vit", 2, *MATRIX[label]), images("vit", 2), "aot_eager")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("anatomy", ANATOMIES)
+@pytest.mark.parametrize("anatomy", third(ANATOMIES))
 def test_every_backbone_trains_as_one_compiled_graph(anatomy):
     assert_one_graph(short(anatomy, 1, (SETTINGS[pt.LoRA],), pt.FPET(block=0)), images(anatomy, 2), "aot_eager")
 

@@ -70,19 +70,24 @@ def turns(things):
     return [names[i % len(names)] for i in range(len(ANATOMIES))]
 
 
-# Every backbone once, with every row and every column of the contract's matrix among them.
+# Every backbone once, with every row and every column of the contract's matrix among them; `make test` takes the first
+# ones, which hold every method, the others run by `make exhaustive`.
 DIAGONAL = list(zip(ANATOMIES, turns(ROWS), turns(COLUMNS), strict=True))
+FIRST = max(len(ROWS), len(COLUMNS))
 EVERY = [(anatomy, "LoRA", column) for anatomy in ANATOMIES for column in COLUMNS]
 EVERY += [("dinov3", row, column) for row in ROWS for column in COLUMNS]
 
 
 def test_the_diagonal_holds_every_method_and_every_backbone():
-    anatomies, rows, columns = map(set, zip(*DIAGONAL, strict=True))
-    assert (anatomies, rows, columns) == (set(ANATOMIES), set(ROWS), set(COLUMNS))
+    assert {anatomy for anatomy, _, _ in DIAGONAL} == set(ANATOMIES)
+    _, rows, columns = map(set, zip(*DIAGONAL[:FIRST], strict=True))
+    assert (rows, columns) == (set(ROWS), set(COLUMNS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("anatomy", "row", "column"), DIAGONAL)
+@pytest.mark.parametrize(
+    ("anatomy", "row", "column"), [*DIAGONAL[:FIRST], *(pytest.param(*one, marks=REST) for one in DIAGONAL[FIRST:])]
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_onnx_runtime_agrees_with_torch(anatomy, row, column, tmp_path):
     check(anatomy, ROWS[row], COLUMNS[column], tmp_path / "model.onnx")

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import paretune as pt
 from paretune.cli.main import app
+from paretune.measure.growth import weightless
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +29,7 @@ def test_every_python_snippet_runs(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in Path("run").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_walk_through_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line]
@@ -56,7 +58,7 @@ def cost_rows() -> list[tuple[str, ...]]:
 def test_the_table_of_costs_is_what_cost_computes(row):
     name, trained, gmacs, tokens = row
     recipe = pt.recipe(name)
-    cost = pt.cost(pt.adapt("vit_base_patch16_224", recipe.adapters, recipe.reducer, classes=10))
+    cost = pt.cost(weightless("vit_base_patch16_224", recipe.adapters, recipe.reducer, classes=10))
     printed = (f"{cost.trained_without_head:,}", f"{cost.macs / 1e9:.2f}", str(cost.tokens[-1][1]))
     assert printed == (trained, gmacs, tokens)
 

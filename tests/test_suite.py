@@ -174,7 +174,7 @@ def test_processes_find_what_one_process_finds(plan, tmp_path):
     assert results(together) == results(alone)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_ray_cluster_finds_what_one_process_finds(plan, tmp_path):
     """In a process of its own: Ray leaves threads, sockets and warnings behind in the one that asked for it."""
     alone = Ledger(tmp_path / "alone.jsonl")
