@@ -10,7 +10,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.many import ManyValues
-from paretune.cli.output import answer, say, table
+from paretune.cli.output import answer, interruptible, say, table
 from paretune.errors import UsageError
 
 app = typer.Typer(help="Many tasks, one protocol: which method is better, and by how much more than chance?",
@@ -73,11 +73,8 @@ def run(
     )
     book = Ledger(ledger or out / LEDGER)
     _check_resume(out, book.path, resume)
-    try:
+    with interruptible("the same command with --resume goes on"):
         failed = run_suite(plan, _pool(jobs, ray, gpus), book, lambda line: say(line, err=True))
-    except KeyboardInterrupt:
-        say("\nparetune: interrupted; the same command with --resume goes on", err=True)
-        raise typer.Exit(130) from None
     answer({"ledger": str(book.path), "failed": failed}, as_json, lambda: _say(book, failed))
     if failed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, say
+from paretune.cli.output import answer, interruptible, say
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _LOADERS = min(4, _CORES // 2)
@@ -77,15 +77,12 @@ def train(
     _tell_skipped([*images.train.skipped, *images.val.skipped])
     classes, answers = list(images.train.classes), images.train.task
     adapted = build(model, chosen, classes, image_size, pretrained, checkpoint, seed, answers)
-    try:
+    with interruptible(f"the same command with --resume goes on with the run in {out}"):
         result = fit_on(
             adapted, images.train, images.val, chosen.schedule, out,
             seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
             resume=resume, overwrite=overwrite, notes=_notes(chosen, set_),
         )  # fmt: skip
-    except KeyboardInterrupt:
-        say(f"\nparetune: interrupted; the same command with --resume goes on with the run in {out}", err=True)
-        raise typer.Exit(130) from None
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
 

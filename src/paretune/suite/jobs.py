@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,7 +12,7 @@ from paretune.catalogue import Recipe
 from paretune.errors import Diverged
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
-from paretune.train.trials import Setting, Split, Trial, trial
+from paretune.train.trials import Setting, Split, Trial, trial, trial_folder
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,15 @@ class Job:
         looks = 1 if self.competes else self.protocol.look_every or schedule.epochs
         return Setting(name, self.model, self.recipe.methods, schedule, own, looks, self.checkpoint)
 
+    @property
+    def folder(self) -> Path:
+        """Where its training lies."""
+        return trial_folder(self.setting, self.seed, self.out)
+
 
 def work(job: Job) -> Trial | None:
     """Run a job, or read what it found before; None if the loss became infinite, which loses a competition."""
-    suite = job.suite
-    parts = _parts(suite.name, suite.root, job.task, tuple(suite.groups.items()))
+    parts = job.suite.parts(job.task)
     train, validate = ("train800", "val200") if job.competes else (job.protocol.train, job.protocol.validate)
     data = Split(parts[train], parts[validate], parts["test"])
     try:
@@ -63,11 +65,6 @@ def work(job: Job) -> Trial | None:
         if not job.competes:
             raise
         return None
-
-
-@lru_cache(maxsize=2)
-def _parts(name: str, root: Path | None, task: str, groups: tuple) -> dict[str, Any]:
-    return Suite(name, dict(groups), root).parts(task)
 
 
 def prepare(threads: int) -> None:

@@ -18,8 +18,8 @@ class Protocol:
 
     schedule: the training, equal for all recipes but for the learning rate
     factors: the learning rates that compete are the recipe's own times these; one means that nothing is tuned
-    train, validate: the parts to train on and to choose on; with a grid, candidates train on train800 and choose on
-        val200 whatever these say
+    train, validate: the parts of a task to train on and to choose on; with a grid, candidates train on train800 and
+        choose on val200 whatever these say
     look_every: the epoch is the best on `validate` of every so many, or the last one if None
     tuning_seeds: a candidate's score is its mean over trainings from these
     preprocessing: what differs from the backbone's own, such as mean and std
@@ -29,8 +29,8 @@ class Protocol:
     about: str
     schedule: Schedule
     factors: tuple[float, ...] = (1.0,)
-    train: Literal["train800", "train800val200"] = "train800"
-    validate: Literal["val200", "test"] = "val200"
+    train: Literal["train800", "train800val200", "train"] = "train800"
+    validate: Literal["val200", "test", "val"] = "val200"
     look_every: int | None = 1
     tuning_seeds: tuple[int, ...] = (0,)
     preprocessing: dict[str, Any] = field(default_factory=dict)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from paretune import formats
 from paretune.data.vtab import VTAB, vtab_task
@@ -15,24 +17,39 @@ from paretune.schema import read
 GROUPS = "suite.json"
 
 
+class Source(NamedTuple):
+    """Where images come from: `read(*given, task)` gives the parts of a task, data sets by their names.
+
+    A source equals its copy in another process, so that what was read once is found again.
+    """
+
+    read: Callable[..., dict[str, Any]]
+    given: tuple = ()
+
+
 @dataclass(frozen=True)
 class Suite:
-    """`groups` says of every task to which group it belongs; `root` is the folder of one that lies on the disk."""
+    """Tasks: `groups` says of every one to which group it belongs, `source` where its images come from."""
 
     name: str
-    groups: dict[str, str]
-    root: Path | None = None
+    groups: dict[str, str] = field(hash=False)
+    source: Source
 
     def parts(self, task: str) -> dict[str, Any]:
-        """The data sets train800, val200, train800val200 and test of a task."""
-        return offline_parts(task) if self.root is None else vtab_task(self.root, task)
+        """The data sets of a task, such as train800, val200 and test."""
+        return _parts(self.source, task)
 
     def only(self, tasks: list[str]) -> Suite:
         """The suite with these tasks alone. Raises UsageError for one that it does not have."""
         for task in tasks:
             if task not in self.groups:
                 raise unknown(f"task of the suite {self.name}", task, list(self.groups))
-        return Suite(self.name, {task: self.groups[task] for task in tasks}, self.root)
+        return replace(self, groups={task: self.groups[task] for task in tasks})
+
+
+@lru_cache(maxsize=2)
+def _parts(source: Source, task: str) -> dict[str, Any]:
+    return source.read(*source.given, task)
 
 
 def open_suite(name: str, root: str | Path | None = None) -> Suite:
@@ -44,7 +61,7 @@ def open_suite(name: str, root: str | Path | None = None) -> Suite:
     if name == "offline":
         if root is not None:
             raise UsageError("the offline suite is drawn, it takes no folder of data")
-        return Suite("offline", {task: drawn.group for task, drawn in OFFLINE.items()})
+        return Suite("offline", {task: drawn.group for task, drawn in OFFLINE.items()}, Source(offline_parts))
     if name == "vtab1k":
         if root is None:
             raise UsageError("the suite vtab1k needs the folder that holds its 19 tasks: --data FOLDER")
@@ -58,7 +75,7 @@ def _vtab(root: Path) -> Suite:
             f"{root} lacks {', '.join(missing)} of VTAB-1K's 19 tasks: `paretune data verify {root}` says more; "
             "for some of its tasks alone give the folder as --suite, and name them with --tasks"
         )
-    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, root)
+    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, Source(vtab_task, (root,)))
 
 
 def _own(root: Path) -> Suite:
@@ -70,4 +87,5 @@ def _own(root: Path) -> Suite:
         )
     groups = read(root / GROUPS, formats.GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
     known = {task: one.group for task, one in VTAB.items()}
-    return Suite(root.resolve().name, {task: groups.get(task, known.get(task, "all")) for task in tasks}, root)
+    groups = {task: groups.get(task, known.get(task, "all")) for task in tasks}
+    return Suite(root.resolve().name, groups, Source(vtab_task, (root,)))
