@@ -1,4 +1,4 @@
-"""What a report is made from: run folders, bench files, ledgers, old demo results; one function each reads the same rows.
+"""What a report is made from: run folders, bench files, ledgers, old demos; one function each reads the same rows.
 
 A new kind of file is one reader and one line in `KINDS`.
 """
