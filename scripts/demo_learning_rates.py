@@ -8,12 +8,12 @@ The best rate of a method (of equals the one of lower loss) stands in paretune.d
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from tempfile import TemporaryDirectory
 
-from paretune.demo import METHODS, build, schedule_of
+from paretune.backbone import EMBEDDED
+from paretune.demo import METHODS, PROTOCOL
 from paretune.drawn.digit_sets import digit_sets
-from paretune.train.prepare import fit_on
+from paretune.train.prepare import built, fit_on
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
@@ -24,10 +24,10 @@ def main() -> None:
     arguments.add_argument("--rates", type=float, nargs="+", default=RATES)
     rates = arguments.parse_args().rates
     train, val, _ = digit_sets(seed=0)
-    for method in (method for method in METHODS if not method.reduced):
+    for method in (method for method in METHODS if method.reducer is None):
         for lr in rates:
-            schedule = schedule_of(replace(method, lr=lr))
-            model = build(method, schedule, 0, val.classes)
+            schedule = PROTOCOL.schedule_at(lr)
+            model = built(EMBEDDED, method.methods, schedule, val.classes)
             with TemporaryDirectory() as out:
                 result = fit_on(model, train, val, schedule, out, overwrite=True, quiet=True)
             print(f"{method.name:<20} lr {lr:<6g} accuracy {result.accuracy:.3f}  loss {result.loss:.3f}", flush=True)

@@ -1,6 +1,7 @@
 """The papers' ablations: rows as published, counted by paretune, trained on what the user names, compared by order."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 import paretune as pt
 from paretune.catalogue import Schedule
 from paretune.cli.main import app
+from paretune.ledger.entries import ledger_entries
+from paretune.ledger.results import Ledger
 from paretune.papers.ablation import ablation
 from paretune.papers.variants import PAPERS, order, variants
 
@@ -65,15 +68,26 @@ def test_rows_are_trained_once_and_put_in_order(folder, tmp_path):
     lines: list[str] = []
     quick = Schedule(1, 8, 3e-3, warmup_epochs=0)
     found = ablation(rows, "paretune_tiny", folder, [0, 1], quick, tmp_path, "cpu", lines.append)
-    assert len(lines) == 5  # "merge" of one table is "inner" of the other
-    for table in found["tables"].values():
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert len(lines) == len(ledger.rows()) == 5 * 2  # "merge" of one table is "inner" of the other
+    assert {(row.suite, row.protocol["name"]) for row in ledger.rows()} == {("ablation", "ablation, lr 0.003")}
+    entries = {entry.recipe: entry for entry in ledger_entries(ledger.path)}
+    for name, table in found["tables"].items():
         for row in table["rows"]:
-            assert row["accuracy"] == np.mean([one["accuracy"] for one in row["trials"]])
-        ours = [[one["accuracy"] for one in row["trials"]] for row in table["rows"]]
+            assert row["accuracy"] == np.mean(row["accuracies"])
+            if entry := entries.get(next(one.name for one in rows if (one.table, one.row) == (name, row["row"]))):
+                assert list(entry.scores["pictures0"].values()) == row["accuracies"]
+                assert (entry.trained, entry.macs) == (row["trained"], row["macs"])
+        ours = [row["accuracies"] for row in table["rows"]]
         assert table["order"]["text"] == str(order([row["paper_accuracy"] for row in table["rows"]], ours))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.json")}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*")}
     assert ablation(rows, "paretune_tiny", folder, [0, 1], quick, tmp_path, "cpu") == found
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("trial.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json*")} == before
+    other = replace(quick, lr=1e-3)  # is another question, not the same one answered before
+    assert ablation(rows[:1], "paretune_tiny", folder, [0], other, tmp_path, "cpu")["schedule"]["lr"] == 1e-3
+    assert len(ledger.rows()) == 5 * 2 + 1
+    with pytest.raises(pt.UsageError, match=r"not all trainings ended: .*holds another trial.*batch_size"):
+        ablation(rows[:1], "paretune_tiny", folder, [0], replace(quick, batch_size=4), tmp_path, "cpu")
 
 
 def test_the_command_prints_tables_json_and_one_sentence_for_wrong_use(tmp_path):

@@ -1,18 +1,21 @@
 """The demo: its picture, its methods, and a short run."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from paretune.catalogue import RECIPES
-from paretune.cli.demo import write
+from paretune.cli.main import app
 from paretune.data import open_image
-from paretune.demo import COLUMNS, METHODS, demo
+from paretune.demo import COLUMNS, METHODS, PROTOCOL, planned
 from paretune.drawn.digit_sets import digit_sets
+from paretune.ledger.results import Ledger
 from paretune.show.merged import merged
 from paretune.show.sheet import sheet
+from paretune.show.sources import read_source
 
 
 def test_patches_with_a_token_of_their_own_are_shown_as_they_are():
@@ -40,11 +43,22 @@ def test_a_sheet_holds_every_picture():
     assert drawn.height > 30
 
 
-def test_every_method_is_a_recipe_with_its_full_and_its_reduced_form():
+def test_every_method_stands_there_with_all_tokens_and_with_fewer_at_one_learning_rate():
     for method in METHODS:
-        assert RECIPES[method.recipe].reducer is not None or not method.reduced
-        twins = {other.reduced for other in METHODS if other.recipe == method.recipe}
-        assert twins == {True, False} or method.recipe == "linear"
+        twins = [other for other in METHODS if other.adapters == method.adapters]
+        assert [twin.reducer is None for twin in twins] == [True, False] or method.name == "linear"
+        assert len({twin.schedule.lr for twin in twins}) == 1
+
+
+def test_the_demo_is_a_suite_of_one_task_in_which_nothing_is_tuned(tmp_path):
+    plan = planned(tmp_path, seed=3)
+    assert plan.protocol is planned(tmp_path, epochs=10).protocol is PROTOCOL
+    assert planned(tmp_path, epochs=2).protocol.name == "demo, 2 epochs"
+    assert [PROTOCOL.rates(method) for method in METHODS] == [[method.schedule.lr] for method in METHODS]
+    parts = plan.suite.parts("digits")
+    assert [len(parts[part]) for part in ("train800", "val200", "test")] == [800, 200, 797]
+    assert parts["test"].content_hash() == digit_sets(3)[2].content_hash()
+    assert pickle.loads(pickle.dumps(plan.suite)).parts("digits") is parts
 
 
 def test_the_demo_splits_are_balanced_and_disjoint():
@@ -57,14 +71,26 @@ def test_the_demo_splits_are_balanced_and_disjoint():
 
 
 @pytest.mark.slow
-def test_a_short_demo_writes_table_result_and_picture(tmp_path):
-    some = [method for method in METHODS if method.name in ("linear", "Sparse-Tuning")]
-    result = demo(tmp_path, epochs=1, methods=some)
-    write(result, tmp_path)
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    assert [row["tokens"][1] for row in result["rows"]] == [64, 25]
-    assert result["pixels"]["plain"] > 0.9 > result["pixels"]["drawn"]
-    assert all(0.1 < row["accuracy"] <= 1 for row in result["rows"])
-    table = (tmp_path / "table.md").read_text()
+def test_a_short_demo_writes_a_ledger_that_others_read_and_shows_what_stands_there(tmp_path, monkeypatch):
+    some = tuple(method for method in METHODS if method.name in ("linear", "Sparse-Tuning"))
+    monkeypatch.setattr("paretune.demo.planned", lambda out, seed, epochs: planned(out, seed, epochs, some))
+    out = tmp_path / "demo"
+    done = CliRunner().invoke(app, ["demo", "--epochs", "1", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    written = (out / "ledger.jsonl").read_text()
+    rows = Ledger(out / "ledger.jsonl").rows()
+    table = (out / "table.md").read_text()
     assert all(name in table for name in COLUMNS)
-    assert open_image(tmp_path / "merged.png").width > 200
+    for row in rows:
+        assert f"| {row.test:.1%} | {row.cost['trained']:,} |" in table
+        assert f"{row.test:.1%}" in done.stdout
+    assert "| Sparse-Tuning | 64 to 25 |" in table
+    assert open_image(out / "merged.png").width > 200
+    assert {row.scored for row in read_source(out / "ledger.jsonl").rows} == {"digits of demo"}
+
+    monkeypatch.setattr("paretune.train.trials.fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
+    again = CliRunner().invoke(app, ["demo", "--epochs", "1", "--out", str(out), "--json"])
+    found = json.loads(again.stdout)
+    assert [row["test"] for row in found["rows"]] == [row.test for row in rows]
+    assert found["pixels"]["plain"] > 0.9 > found["pixels"]["drawn"]
+    assert (out / "ledger.jsonl").read_text() == written

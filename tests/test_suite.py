@@ -25,7 +25,7 @@ from paretune.suite.pool import Here, Processes
 from paretune.suite.progress import Progress
 from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
 from paretune.suite.run import run_suite
-from paretune.suite.suites import Suite, open_suite
+from paretune.suite.suites import Source, Suite, open_suite
 from paretune.train import trials
 
 QUICK = Protocol("quick", "for tests", Schedule(epochs=1, batch_size=8, warmup_epochs=0), factors=(1.0, 30.0))
@@ -175,14 +175,14 @@ def test_processes_find_what_one_process_finds(plan, tmp_path):
 
 
 @pytest.mark.ray
-def test_a_ray_cluster_finds_what_one_process_finds(plan, tmp_path):
+def test_a_ray_cluster_finds_what_one_process_finds(plan, root, tmp_path):
     """In a process of its own: Ray leaves threads, sockets and warnings behind in the one that asked for it."""
     alone = Ledger(tmp_path / "alone.jsonl")
     plan = replace(
         plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], protocol=PROTOCOLS["offline"].lasting(1)
     )
     run_suite(plan, Here(work), alone)
-    command = [sys.executable, "-m", "paretune", "suite", "run", "--suite", str(plan.suite.root), "--tasks", "day"]
+    command = [sys.executable, "-m", "paretune", "suite", "run", "--suite", str(root), "--tasks", "day"]
     command += ["--recipe", "linear", "--epochs", "1", "--seeds", "2", "--device", "cpu", "--ray", "local"]
     done = subprocess.run([*command, "--out", str(tmp_path / "ray")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -312,7 +312,7 @@ def test_the_clock_tells_the_time_left_from_what_jobs_took(monkeypatch):
     now = iter([0.0, 60.0, 60.1, 180.1])
     monkeypatch.setattr("paretune.suite.progress.monotonic", lambda: next(now))
     clock = Progress(63)
-    job = jobs.Job(Suite("s", {}), "day", pt.recipe("linear"), QUICK, "m", 1e-3, 0, False, "out", "cpu")
+    job = jobs.Job(Suite("s", {}, Source(dict)), "day", pt.recipe("linear"), QUICK, "m", 1e-3, 0, False, "out", "cpu")
     trial = trials.Trial(0, None, 0.5, 1, 1.0)
     assert clock.done(job, trial) == "1 of 63  day, linear, lr 0.001, seed 0: val 50.0%  about 1:02 h left"
     assert "about 1:01 h left" in clock.done(job, None)  # read, not run

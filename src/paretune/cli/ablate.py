@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, say, table
+from paretune.cli.output import answer, interruptible, say, table
 from paretune.counts import GMACS, MacUnit, mac_unit
 
 _OUT = Path("ablation")
@@ -28,7 +28,9 @@ def ablate(
     epochs: Annotated[int, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")] = 32,
     lr: Annotated[float, typer.Option(min=0, help="Highest learning rate.")] = 1e-3,
-    out: Annotated[Path, typer.Option(help="Folder for the training runs; finished runs are not repeated.")] = _OUT,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the training runs and their ledger; finished runs are not repeated.")
+    ] = _OUT,
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -43,16 +45,9 @@ def ablate(
 
     schedule = Schedule(epochs=epochs, batch_size=batch_size, lr=lr, warmup_epochs=epochs / 10)
     rows = variants(paper, tables or ())
-    try:
-        found = ablation(rows, model, data, range(seeds), schedule, out, device, _tell)
-    except KeyboardInterrupt:
-        say(f"\nparetune: interrupted; the same command goes on with the trainings in {out}", err=True)
-        raise typer.Exit(130) from None
+    with interruptible(lambda: f"the same command goes on with the trainings in {out}"):
+        found = ablation(rows, model, data, range(seeds), schedule, out, device, lambda line: say(line, err=True))
     answer(found, as_json, lambda: _say(found))
-
-
-def _tell(line: str) -> None:
-    say(line, err=True)
 
 
 def _say(found: dict) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -24,6 +25,16 @@ def answer(value: dict, as_json: bool, text: Callable[[], object]) -> None:
 def say(text: str, err: bool = False) -> None:
     """Print lines for people; terminal escapes in names are shown as text."""
     typer.echo(printable(text, keep="\n"), err=err)
+
+
+@contextmanager
+def interruptible(hint: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C ends the command with exit code 130 and a hint on how to continue."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nparetune: interrupted; {hint()}", err=True)
+        raise typer.Exit(130) from None
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.many import ManyValues
-from paretune.cli.output import answer, say, table
+from paretune.cli.output import answer, interruptible, say, table
 from paretune.errors import UsageError
 
 app = typer.Typer(help="Compare methods on many tasks under one protocol, with confidence intervals.",
@@ -80,11 +80,8 @@ def run(
     )
     book = Ledger(ledger or out / LEDGER)
     _check_resume(out, book.path, resume)
-    try:
+    with interruptible(lambda: "the same command with --resume goes on"):
         failed = run_suite(plan, _pool(jobs, ray, gpus), book, lambda line: say(line, err=True))
-    except KeyboardInterrupt:
-        say("\nparetune: interrupted; the same command with --resume goes on", err=True)
-        raise typer.Exit(130) from None
     answer({"ledger": str(book.path), "failed": failed}, as_json, lambda: _say(book, failed))
     if failed:
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from paretune.cli import options
-from paretune.cli.output import answer, say
+from paretune.cli.output import answer, interruptible, say
 
 WORDS = "paretune.words"
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -119,16 +119,13 @@ def train(
     _tell_skipped([*images.train.skipped, *images.val.skipped])
     classes, answers = list(images.train.classes), images.train.task
     adapted = build(model, chosen, classes, image_size, pretrained, checkpoint, seed, answers)
-    try:
+    with interruptible(lambda: f"{_left(out)}`paretune train --resume --out {out}` continues"):
         result = fit_on(
             adapted, images.train, images.val, chosen.schedule, out,
             seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
             resume=resume, overwrite=overwrite, choose=choose_epoch, notes=_notes(chosen, set_),
             command=context.meta[WORDS],
         )  # fmt: skip
-    except KeyboardInterrupt:
-        say(f"\nparetune: interrupted; {_left(out)}`paretune train --resume --out {out}` continues", err=True)
-        raise typer.Exit(130) from None
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
 

@@ -23,6 +23,11 @@ def digit_sets(seed: int) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
     return known.part(slice(TRAIN), "digits, train"), known.part(slice(TRAIN, None), "digits, validate"), test
 
 
+def digit_parts(seed: int, task: str) -> dict[str, ImageArrays]:
+    """The sets of digits under the names that parts have in a suite, where they are one task."""
+    return dict(zip(("train800", "val200", "test"), digit_sets(seed), strict=True))
+
+
 def write_digits(folder: str | Path, seed: int = 0) -> dict[str, int]:
     """The images as PNGs in train/ and test/ of a new folder, one sub-folder per digit; returns their counts.
 

@@ -36,7 +36,7 @@ def report(
     title: str = "paretune report",
     block: int | None = None,
 ) -> str:
-    """The page for run folders, bench files, demo results, ledgers, with token maps of `images` by every model at hand.
+    """The page for run folders, bench files and ledgers, with token maps of `images` by every model at hand.
 
     block: whose attention the maps show, the last one by default. The same input gives the same page. Raises UsageError
     for a path that is none of these, UnreadableImage for an image that is none.

@@ -1,4 +1,4 @@
-"""The sources of a report: run folders, bench files, demo results, ledgers. One function each reads them as rows.
+"""The sources of a report: run folders, bench files, ledgers, old demo results. One function each reads them as rows.
 
 A new kind of file is one reader and one line in `KINDS`.
 """
@@ -65,7 +65,7 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """A run folder, bench file, demo's result or ledger (.jsonl). Raises UsageError, by name, for anything else."""
+    """A run folder, bench file, ledger (.jsonl) or demo's result. Raises UsageError, by name, for anything else."""
     path = Path(path)
     if not path.exists():
         raise UsageError(f"'{path}' does not exist: give run folders, JSON files of `paretune bench --json`, ledgers")
@@ -125,7 +125,7 @@ def kind_of(path: Path, content: Any) -> str:
             return "demo"
     raise UsageError(
         f"{path} is nothing that a report is made from: give folders of `paretune train`, files of "
-        "`paretune bench --json`, the result.json of `paretune demo`, ledgers of `paretune suite`"
+        "`paretune bench --json`, ledgers of `paretune suite`, `demo` and `ablate`"
     )
 
 
@@ -205,7 +205,7 @@ def _bench_row(content: dict, row: dict) -> Row:
 
 
 def read_demo(path: Path, content: dict) -> Source:
-    """The result.json that `paretune demo` wrote."""
+    """The result.json that `paretune demo` wrote before it wrote a ledger."""
     verify(content, formats.DEMO, str(path))
     images = content["images"]
     scored = f"{images['test']:,} test images of the demo's digits"
@@ -231,7 +231,8 @@ def read_ledger(path: Path, content: dict) -> Source:
     its protocols differ, as `paretune compare` does."""
     found = compare(ledger_entries(path))
     first = found.rows[0].entry.results[0]
-    scored = f"{len(found.groups)} tasks of {first.suite}, flat mean"
+    several = f"{len(found.groups)} tasks of {first.suite}, flat mean"
+    scored = several if len(found.groups) > 1 else f"{first.task} of {first.suite}"
     terms = {term: sorted(values) for term, values in found.rows[0].entry.terms.items()}
     data = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
     rows = []

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from paretune.catalogue import Recipe
-from paretune.data.samples import ImageSet
 from paretune.errors import Diverged
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
-from paretune.train.trials import Setting, Split, Trial, trial
+from paretune.train.trials import Setting, Split, Trial, trial, trial_folder
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,15 @@ class Job:
         looks = 1 if self.competes else self.protocol.look_every or schedule.epochs
         return Setting(name, self.model, self.recipe.methods, schedule, own, looks, self.checkpoint)
 
+    @property
+    def folder(self) -> Path:
+        """Where its training lies."""
+        return trial_folder(self.setting, self.seed, self.out)
+
 
 def work(job: Job) -> Trial | None:
     """Run a job, or read its earlier result. None if the loss became infinite; such a candidate is not chosen."""
-    suite = job.suite
-    parts = _parts(suite.name, suite.root, job.task, tuple(suite.groups.items()))
+    parts = job.suite.parts(job.task)
     train, validate = ("train800", "val200") if job.competes else (job.protocol.train, job.protocol.validate)
     data = Split(parts[train], parts[validate], parts["test"])
     try:
@@ -64,11 +65,6 @@ def work(job: Job) -> Trial | None:
         if not job.competes:
             raise
         return None
-
-
-@lru_cache(maxsize=2)
-def _parts(name: str, root: Path | None, task: str, groups: tuple) -> Mapping[str, ImageSet]:
-    return Suite(name, dict(groups), root).parts(task)
 
 
 def prepare(threads: int) -> None:

@@ -14,7 +14,7 @@ from paretune.checkpoint import fingerprint
 from paretune.core import anatomy
 from paretune.data.transforms import framing
 from paretune.errors import Diverged
-from paretune.ledger.results import KIND, VERSION
+from paretune.ledger.results import KIND, VERSION, Result
 from paretune.machine import environment
 from paretune.measure.cost import cost
 from paretune.plan import adapt
@@ -113,6 +113,10 @@ class Pair:
         self.lr = lr
         return [self._job(lr, seed, test=True) for seed in self.todo]
 
+    def folder(self, row: Result) -> Path:
+        """Where the training lies that a row of the ledger tells of."""
+        return self._job(row.chosen["lr"], row.seed, test=True).folder
+
     def _job(self, lr: float, seed: int, test: bool) -> Job:
         plan = self.plan
         return Job(
@@ -176,14 +180,9 @@ class Pair:
         }
 
 
+@cache
 def described(suite: Suite, task: str) -> dict[str, dict]:
     """For every part of a task: the hash of its content, the number of images, the classes, and whether it is lossy."""
-    return _described(suite.name, suite.root, task, tuple(suite.groups.items()))
-
-
-@cache
-def _described(name: str, root: Path | None, task: str, groups: tuple) -> dict[str, dict]:
-    parts = Suite(name, dict(groups), root).parts(task)
     return {
         part: {
             "hash": images.content_hash(),
@@ -191,5 +190,5 @@ def _described(name: str, root: Path | None, task: str, groups: tuple) -> dict[s
             "classes": list(images.classes),
             "lossy": images.lossy(),
         }
-        for part, images in parts.items()
+        for part, images in suite.parts(task).items()
     }

@@ -29,8 +29,8 @@ class Protocol:
     about: str
     schedule: Schedule
     factors: tuple[float, ...] = (1.0,)
-    train: Literal["train800", "train800val200"] = "train800"
-    validate: Literal["val200", "test"] = "val200"
+    train: Literal["train800", "train800val200", "train"] = "train800"
+    validate: Literal["val200", "test", "val"] = "val200"
     look_every: int | None = 1
     tuning_seeds: tuple[int, ...] = (0,)
     preprocessing: dict[str, Any] = field(default_factory=dict)

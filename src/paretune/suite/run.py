@@ -11,10 +11,12 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
+from paretune.errors import refuse
 from paretune.ledger.results import Ledger, Result, key
 from paretune.methods import completed
+from paretune.suite.jobs import work
 from paretune.suite.planning import Plan
-from paretune.suite.pool import Pool
+from paretune.suite.pool import Here, Pool
 from paretune.suite.progress import Progress
 
 LEDGER = "ledger.jsonl"
@@ -35,9 +37,9 @@ def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None
         for job in jobs:
             heapq.heappush(queue, (order, next(number), job))
 
-    known = {key(_completed(row)) for row in ledger.rows()}
+    known = answers(plan, ledger)
     for order, pair in enumerate(pairs):
-        add(order, pair.first({seed for seed in plan.seeds if key(pair.question(seed)) in known}))
+        add(order, pair.first({seed for seed in plan.seeds if (pair.task, pair.recipe.name, seed) in known}))
     progress = Progress(sum(pair.most() for pair in pairs))
     running: dict[Any, tuple] = {}
     try:
@@ -63,6 +65,26 @@ def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None
         raise
     pool.close()
     return failed
+
+
+def answers(plan: Plan, ledger: Ledger) -> dict[tuple[str, str, int], Result]:
+    """The rows that the ledger has of what a plan asks, by task, recipe and seed, in the plan's order."""
+    known = {key(_completed(row)): row for row in ledger.rows()}
+    asked = {
+        (pair.task, pair.recipe.name, seed): key(pair.question(seed)) for pair in plan.pairs() for seed in plan.seeds
+    }
+    return {names: known[question] for names, question in asked.items() if question in known}
+
+
+def run_here(
+    plan: Plan, ledger: Ledger, tell: Callable[[str], None] = lambda line: None
+) -> dict[tuple[str, str, int], Result]:
+    """All answers to a plan; what the ledger lacks is run first, one training after the other.
+
+    Raises UsageError for what failed, after all others have ended.
+    """
+    refuse(run_suite(plan, Here(work), ledger, tell), "not all trainings ended")
+    return answers(plan, ledger)
 
 
 def _completed(row: Result) -> dict:

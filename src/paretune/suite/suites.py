@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from paretune import formats
 from paretune.data.samples import ImageSet
@@ -16,24 +18,39 @@ from paretune.schema import read
 GROUPS = "suite.json"
 
 
+class Source(NamedTuple):
+    """Where images come from: `read(*given, task)` gives the parts of a task, data sets by their names.
+
+    A source equals its copy in another process, so that what was read once is found again.
+    """
+
+    read: Callable[..., Mapping[str, ImageSet]]
+    given: tuple = ()
+
+
 @dataclass(frozen=True)
 class Suite:
-    """A suite. `groups` {task: group}; `root` is the folder of a suite that is stored on disk."""
+    """A suite. `groups` {task: group}; `source` reads the images of a task."""
 
     name: str
-    groups: dict[str, str]
-    root: Path | None = None
+    groups: dict[str, str] = field(hash=False)
+    source: Source
 
     def parts(self, task: str) -> Mapping[str, ImageSet]:
-        """The data sets train800, val200, train800val200 and test of a task."""
-        return offline_parts(task) if self.root is None else vtab_task(self.root, task)
+        """The data sets of a task, such as train800, val200 and test."""
+        return _parts(self.source, task)
 
     def only(self, tasks: list[str]) -> Suite:
         """The suite with only these tasks. Raises UsageError for a task that it does not have."""
         for task in tasks:
             if task not in self.groups:
                 raise unknown(f"task of the suite {self.name}", task, list(self.groups))
-        return Suite(self.name, {task: self.groups[task] for task in tasks}, self.root)
+        return replace(self, groups={task: self.groups[task] for task in tasks})
+
+
+@lru_cache(maxsize=2)
+def _parts(source: Source, task: str) -> Mapping[str, ImageSet]:
+    return source.read(*source.given, task)
 
 
 def open_suite(name: str, root: str | Path | None = None) -> Suite:
@@ -45,7 +62,7 @@ def open_suite(name: str, root: str | Path | None = None) -> Suite:
     if name == "offline":
         if root is not None:
             raise UsageError("the offline suite is drawn, it takes no folder of data")
-        return Suite("offline", {task: drawn.group for task, drawn in OFFLINE.items()})
+        return Suite("offline", {task: drawn.group for task, drawn in OFFLINE.items()}, Source(offline_parts))
     if name == "vtab1k":
         if root is None:
             raise UsageError("the suite vtab1k needs the folder that holds its 19 tasks: --data FOLDER")
@@ -59,7 +76,7 @@ def _vtab(root: Path) -> Suite:
             f"{root} lacks {', '.join(missing)} of VTAB-1K's 19 tasks: `paretune data verify {root}` says more; "
             "for some of its tasks alone give the folder as --suite, and name them with --tasks"
         )
-    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, root)
+    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, Source(vtab_task, (root,)))
 
 
 def _own(root: Path) -> Suite:
@@ -71,4 +88,5 @@ def _own(root: Path) -> Suite:
         )
     groups = read(root / GROUPS, formats.GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
     known = {task: one.group for task, one in VTAB.items()}
-    return Suite(root.resolve().name, {task: groups.get(task, known.get(task, "all")) for task in tasks}, root)
+    groups = {task: groups.get(task, known.get(task, "all")) for task in tasks}
+    return Suite(root.resolve().name, groups, Source(vtab_task, (root,)))

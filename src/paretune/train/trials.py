@@ -86,11 +86,16 @@ def trial(setting: Setting, data: Split, seed: int, out: str | Path, device: str
     The test images are evaluated once, after training. With test=False they are not evaluated; a later call can do it.
     Raises UsageError if the folder has a trial with other settings or data.
     """
-    out = Path(out) / setting.name / f"seed{seed}"
+    out = trial_folder(setting, seed, out)
     wanted = _described(setting, data, seed)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK):  # a second suite in the same folder waits and then reads the result of the first one
         return _once(setting, data, seed, out, device, test, wanted)
+
+
+def trial_folder(setting: Setting, seed: int, out: str | Path) -> Path:
+    """Where a trial lies."""
+    return Path(out) / setting.name / f"seed{seed}"
 
 
 def _once(setting: Setting, data: Split, seed: int, out: Path, device: str, test: bool, wanted: dict) -> Trial:
