@@ -16,8 +16,8 @@ from paretune.errors import UsageError
 app = typer.Typer(help="Many tasks, one protocol: which method is better, and by how much more than chance?",
                   no_args_is_help=True)  # fmt: skip
 
-Name = Annotated[str, typer.Option(help="offline, vtab1k, or a folder of tasks laid out as VTAB-1K.")]
-Root = Annotated[Path | None, typer.Option(help="Where the tasks of vtab1k lie.")]
+Name = Annotated[str, typer.Option(help="offline, vtab1k, real, or a folder of tasks laid out as VTAB-1K.")]
+Root = Annotated[Path | None, typer.Option(help="Where the tasks of vtab1k or real lie.")]
 
 
 @app.command(cls=ManyValues)
