@@ -18,6 +18,7 @@ from paretune.data.opening import open_splits
 from paretune.errors import UsageError
 from paretune.files import locked, write_json
 from paretune.methods import Methods
+from paretune.pretrained import weights_file
 from paretune.schema import read
 from paretune.train.evaluate import evaluate
 from paretune.train.prepare import built, fit_on, seen
@@ -119,7 +120,8 @@ def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -
 
 def _described(setting: Setting, data: Split, seed: int) -> dict:
     parts = {name: getattr(data, name).describe() for name in ("train", "validate", "test")}
-    weights = None if setting.checkpoint is None else hashlib.sha256(setting.checkpoint.read_bytes()).hexdigest()
+    file = None if setting.checkpoint is None else weights_file(setting.checkpoint)
+    weights = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
     plain = {key: value for key, value in vars(setting).items() if key != "methods"}
     known = {"schedule": asdict(setting.schedule), "checkpoint": weights, "seed": seed, "data": parts}
     described = {**plain, **setting.methods.to_json(), **known}
