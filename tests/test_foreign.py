@@ -16,6 +16,7 @@ from paretune.pretrained import FAMILIES, foreign
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 WIDE = {**TINY, "intermediate_size": 64}
+EPS = {"layer_norm_eps": 1e-6}  # timm's; transformers' own for ViT and DeiT is 1e-12
 TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 20,
         "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, "projection_size": 32}  # fmt: skip
 
@@ -32,11 +33,11 @@ def hf():
 
 # How to make each one, what its file is read as, and what is compared with the outputs of timm's model.
 MODELS = {
-    "vit": (lambda t: t.ViTForImageClassification(t.ViTConfig(**WIDE, num_labels=5)), "ViT", "logits"),
-    "vit-bare": (lambda t: t.ViTModel(t.ViTConfig(**WIDE)), "ViT", "token"),
-    "vit-no-bias": (lambda t: t.ViTModel(t.ViTConfig(**WIDE, qkv_bias=False)), "ViT", "token"),
+    "vit": (lambda t: t.ViTForImageClassification(t.ViTConfig(**WIDE, **EPS, num_labels=5)), "ViT", "logits"),
+    "vit-bare": (lambda t: t.ViTModel(t.ViTConfig(**WIDE, **EPS)), "ViT", "token"),
+    "vit-no-bias": (lambda t: t.ViTModel(t.ViTConfig(**WIDE, **EPS, qkv_bias=False)), "ViT", "token"),
     "deit": (
-        lambda t: t.DeiTForImageClassificationWithTeacher(t.DeiTConfig(**WIDE, num_labels=5)), "DeiT", "logits",
+        lambda t: t.DeiTForImageClassificationWithTeacher(t.DeiTConfig(**WIDE, **EPS, num_labels=5)), "DeiT", "logits",
     ),
     "dinov2": (lambda t: t.Dinov2Model(t.Dinov2Config(**TINY, mlp_ratio=2)), "DINOv2", "token"),
     "registers": (
@@ -179,7 +180,7 @@ def test_what_is_of_no_known_family_is_refused_by_name(hf, folders, tmp_path):
 
 
 def test_folders_without_weights_or_with_many_files_are_refused(tmp_path):
-    with pytest.raises(pt.UsageError, match="it holds neither"):
+    with pytest.raises(pt.UsageError, match=r"it holds neither model\.safetensors nor pytorch_model\.bin"):
         pt.adapt(str(tmp_path))
     (tmp_path / "model.safetensors.index.json").touch()
     with pytest.raises(pt.UsageError, match="several files"):

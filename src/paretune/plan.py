@@ -44,15 +44,15 @@ def adapt(
 ) -> Adapted:
     """A frozen backbone with adapters, a token reducer and a head.
 
-    backbone: timm name, a name that leads to it such as `facebook/dinov2-small`, `hf-hub:` id, `paretune_tiny`, a folder
-        of weights as Hugging Face keeps them, or a timm module; the module is taken over, not copied, and may hold HF
-        PEFT modules, which then train
+    backbone: timm name, a name that leads to it such as `facebook/dinov2-small`, `hf-hub:` id, `paretune_tiny`, a
+        folder of weights as Hugging Face keeps them, or a timm module; the module is taken over, not copied, and may
+        hold HF PEFT modules, which then train
     adapters: settings such as `LoRA(rank=8)`, any number; reducer: settings such as `FPET(block=6)` or None
     classes: number or names of outputs for a new head, or None to keep the backbone's own head, frozen
     task: whether the outputs are classes of which one is right, labels of which any may be ("multilabel"), or target
         numbers ("regression")
-    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local file or folder
-        of weights
+    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local file of
+        weights, or a folder
 
     Raises UsageError, all problems at once, if the parts do not fit.
     """

@@ -142,15 +142,23 @@ def weights_file(place: Path) -> Path:
         return place
     if found := next((place / name for name in FILES if (place / name).is_file()), None):
         return found
-    several = sorted(path.name for path in place.glob("*.index.json"))
-    why = f"its weights lie in several files ({several[0]}): join them in one" if several else "it holds neither"
-    raise UsageError(f"'{plain(place)}' is no folder of pretrained weights, {' nor '.join(FILES)}: {why}")
+    if several := sorted(path.name for path in place.glob("*.index.json")):
+        raise UsageError(
+            f"the weights in '{plain(place)}' lie in several files ({several[0]}): join them in {FILES[0]}"
+        )
+    raise UsageError(f"'{plain(place)}' is no folder of pretrained weights: it holds neither {' nor '.join(FILES)}")
+
+
+def is_weights_folder(place: Path) -> bool:
+    """Whether a folder holds weights, and not what paretune saved."""
+    return any((place / name).is_file() for name in FILES)
 
 
 def read_config(place: Path) -> dict[str, Any]:
     """What config.json beside the weights says, of the image tower where it has two; empty where there is none."""
-    path = (place if place.is_dir() else place.parent) / "config.json"
-    if not path.is_file() or place.name not in (*FILES, path.parent.name):
+    beside = place.is_dir() or place.name in FILES  # a file of any other name may lie beside a config of something else
+    path = weights_file(place).parent / "config.json"
+    if not beside or not path.is_file():
         return {}
     config = parse(read_text(path, ADVICE), str(path), ADVICE)
     if not isinstance(config, dict):
