@@ -20,29 +20,17 @@ from torch import Tensor
 
 from paretune.checkpoint import fingerprint
 from paretune.files import written
+from paretune.pretrained import FAMILIES, mapped
 from paretune.tensorfile import write_tensors
 
 MODEL = "vit_small_patch14_dinov2"
 HASH = "ad26dfc959fc5e347cd9d681e220b5f31b1ef8ac79fe85951d9658ea8bfcd097"
 ENCODED = "/backbone/layernorm/Add_1_output_0"  # what the encoder hands on, in the ONNX file
-# What stands in the ONNX file (the names of Hugging Face), and what timm calls it.
-NAMES = (
-    (r"embeddings\.cls_token", "cls_token"),
-    (r"embeddings\.position_embeddings", "pos_embed"),
-    (r"embeddings\.patch_embeddings\.projection\.(.*)", r"patch_embed.proj.\1"),
-    (r"encoder\.layer\.(\d+)\.(norm\d)\.(.*)", r"blocks.\1.\2.\3"),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(.*)", r"blocks.\1.attn.qkv.\3"),
-    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(.*)", r"blocks.\1.attn.proj.\2"),
-    (r"encoder\.layer\.(\d+)\.layer_scale(\d)\.lambda1", r"blocks.\1.ls\2.gamma"),
-    (r"encoder\.layer\.(\d+)\.mlp\.(fc\d\..*)", r"blocks.\1.mlp.\2"),
-    (r"layernorm\.(.*)", r"norm.\1"),
-)
-PARTS = ("query", "key", "value")  # the order in which timm keeps the three in one tensor
 
 
 def convert(source: Path, target: Path) -> dict[str, Tensor]:
     """Write the encoder in `source` to `target`, every tensor matched by timm's model, and return its tensors."""
-    tensors = to_timm(named(onnx.load(source)))
+    tensors = to_timm(named(onnx.load(source)), source)
     timm.create_model(MODEL).load_state_dict(tensors, strict=True)
     with written(target) as path:
         write_tensors(tensors, path, {"format": "pt", "model": MODEL})
@@ -65,17 +53,11 @@ def named(model: ModelProto, prefix: str = "backbone.") -> dict[str, np.ndarray]
     return found
 
 
-def to_timm(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """The same tensors by timm's names: query, key and value of a block become one."""
-    gathered: dict[str, dict[int, np.ndarray]] = {}
-    for name, array in arrays.items():
-        pattern, ours = next((pair for pair in NAMES if re.fullmatch(pair[0], name)), (None, None))
-        if pattern is None:
-            raise SystemExit(f"{name} is no tensor of DINOv2")
-        place = next((i for i, part in enumerate(PARTS) if f".{part}." in name), 0)
-        gathered.setdefault(re.sub(pattern, ours, name), {})[place] = array
-    joined = {name: np.concatenate([parts[i] for i in sorted(parts)]) for name, parts in gathered.items()}
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in joined.items()}
+def to_timm(arrays: dict[str, np.ndarray], source: Path) -> dict[str, Tensor]:
+    """The same tensors by timm's names. Raises UsageError for one that DINOv2 does not have."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    family = next(one for one in FAMILIES if one.title == "DINOv2")
+    return {name: tensor.contiguous() for name, tensor in mapped(tensors, family, source).items()}
 
 
 def check(tensors: dict[str, Tensor], expected: str = HASH) -> None:

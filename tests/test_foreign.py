@@ -221,6 +221,20 @@ def test_an_unknown_name_comes_with_a_suggestion():
         pt.adapt("vit_small_patch14_dino2")
 
 
+@pytest.mark.parametrize("name", ["microsoft/swin-tiny-patch4-window7-224", "facebook/convnext-base-224", "resnet-50"])
+def test_a_name_of_another_family_is_refused_with_those_that_run(name):
+    with pytest.raises(pt.UsageError, match=r"a family that paretune does not run; supported are ViT, DeiT, DINOv2"):
+        pt.adapt(name, pretrained=True)
+
+
+def test_what_a_folder_costs_is_counted_without_a_word(folders):
+    model = pt.adapt(str(folders["vit"][0]), [pt.LoRA(rank=2)])
+    with torch.device("meta"):
+        shapes = pt.adapt(str(folders["vit"][0]), [pt.LoRA(rank=2)])
+    assert shapes.backbone.cls_token.is_meta
+    assert pt.cost(model).macs > 0
+
+
 def test_a_family_that_cannot_run_is_refused_before_anything_is_fetched(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(pt.UsageError, match="SwinTransformer, which paretune does not know"):

@@ -43,7 +43,8 @@ def test_weights_of_an_export_find_their_names_and_timms_order():
     block = "encoder.layer.3.attention"
     names = [f"{block}.attention.value", f"{block}.attention.query", f"{block}.attention.key", f"{block}.output.dense"]
     weights = {name: np.random.default_rng(i).normal(size=(4, 4)).astype(np.float32) for i, name in enumerate(names)}
-    tensors = real_weights.to_timm(real_weights.named(export(weights)))
+    patches = {"embeddings.patch_embeddings.projection.weight": np.zeros((4, 3, 2, 2), np.float32)}
+    tensors = real_weights.to_timm(real_weights.named(export(weights)) | patches, Path("vit.onnx"))
     expected = np.concatenate([weights[names[i]] for i in (1, 2, 0)])
     assert torch.equal(tensors["blocks.3.attn.qkv.weight"], torch.from_numpy(expected))
     assert torch.equal(tensors["blocks.3.attn.qkv.bias"], torch.from_numpy(expected[:, 0]))
@@ -52,8 +53,9 @@ def test_weights_of_an_export_find_their_names_and_timms_order():
 
 
 def test_a_tensor_without_a_place_and_other_weights_end_with_a_sentence(tmp_path):
-    with pytest.raises(SystemExit, match=r"decoder\.weight is no tensor of DINOv2"):
-        real_weights.to_timm({"decoder.weight": np.zeros(1)})
+    strange = {"embeddings.patch_embeddings.projection.weight": np.zeros((4, 3, 2, 2)), "upconv.weight": np.zeros(1)}
+    with pytest.raises(pt.UsageError, match=r"looks like Hugging Face DINOv2, but holds 'upconv\.weight'"):
+        real_weights.to_timm(strange, Path("vit.onnx"))
     with pytest.raises(SystemExit, match="holds others"):
         real_weights.check({"cls_token": torch.zeros(1)})
 

@@ -31,6 +31,9 @@ _ALIASES = (
     (rf"vit[-_]?{_LETTER}[-_/]?(?P<patch>\d+)([-_@](?P<image>\d+))?", "vit_{size}_patch{patch}_{image}"),
     (rf"deit[-_]?{_LETTER}[-_/]?(?P<patch>16)", "deit_{size}_patch{patch}_{image}"),
 )  # fmt: skip
+# Families that paretune does not run, as words of names that timm does not know either.
+_OTHERS = ("swin", "beit", "convnext", "resnet", "resnext", "regnet", "efficientnet", "mobilenet", "mobilevit", "levit",
+           "poolformer", "focalnet", "segformer", "cvt", "pvt", "maxvit", "data2vec")  # fmt: skip
 _OWNERS = ("facebook", "google", "openai", "timm", "microsoft")
 
 
@@ -46,3 +49,8 @@ def candidates(name: str) -> list[str]:
                     parts["size"] = _LETTERS[parts["letter"]]
                 return [one.format(**parts) for one in ours]
     return [rest] if owner == "timm" else []
+
+
+def other_family(name: str) -> str | None:
+    """The family in a name that paretune does not run, if there is one."""
+    return next((word for word in _OTHERS if re.search(rf"(^|[-_/]){word}", name.lower())), None)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
-from paretune.aliases import candidates
+from paretune.aliases import candidates, other_family
 from paretune.backbone import HUB, SUFFIXES, Backbone, Unfilled, create
 from paretune.errors import UsageError, plain, quoted
 from paretune.pretrained import Foreign, foreign, weights_file
@@ -56,16 +57,25 @@ def obtain(
         )
     else:
         name = known_name(name)
-    module = create(name, pretrained, checkpoint, options, None if found is None else found.tensors)
-    source = "file" if checkpoint is not None else "pretrained" if pretrained else "random"
-    return module, Backbone(name, source, options)
+    origin = Backbone(name, "file" if checkpoint is not None else "pretrained" if pretrained else "random", options)
+    if found is not None and torch.get_default_device().type == "meta":  # where only shapes are asked for
+        return create(name, False, None, options), origin
+    return create(name, pretrained, checkpoint, options, None if found is None else found.tensors), origin
 
 
 def known_name(name: str) -> str:
-    """timm's name for what people call a backbone; names that are not known stay as they are."""
+    """timm's name for what people call a backbone; names that are not known stay as they are.
+
+    Raises UsageError for a name that says another family.
+    """
     if name.startswith(HUB) or _is_known(name):
         return name
     ours = next((one for one in candidates(name) if _is_known(one)), None)
+    if ours is None and (family := other_family(name)):
+        raise UsageError(
+            f"'{plain(name)}' is a {family}, a family that paretune does not run; supported are ViT, DeiT, DINOv2, "
+            "DINOv3, EVA-02, MAE, CLIP and SigLIP: `paretune list models`"
+        )
     if ours is None:
         return name
     _tell(f"{plain(name)} is {ours} in timm")
