@@ -55,7 +55,7 @@ def named(model: ModelProto, prefix: str = "backbone.") -> dict[str, np.ndarray]
 
 def to_timm(arrays: dict[str, np.ndarray], source: Path) -> dict[str, Tensor]:
     """The same tensors by timm's names. Raises UsageError for one that DINOv2 does not have."""
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
     family = next(one for one in FAMILIES if one.title == "DINOv2")
     return {name: tensor.contiguous() for name, tensor in mapped(tensors, family, source).items()}
 
