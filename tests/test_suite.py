@@ -290,7 +290,7 @@ def test_protocols_say_how_the_test_images_were_used():
 
 
 def test_suites_that_are_not_there_are_refused_by_name(tmp_path, root):
-    with pytest.raises(pt.UsageError, match="offline, vtab1k, or a folder"):
+    with pytest.raises(pt.UsageError, match="offline, vtab1k or real with --data FOLDER, or a folder"):
         open_suite(str(tmp_path))
     with pytest.raises(pt.UsageError, match="caltech101"):
         open_suite("vtab1k", tmp_path)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import socket
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
+from huggingface_hub import constants
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from paretune import formats
-from paretune.core import peft_modules
+from paretune.core import anatomy, peft_modules
+from paretune.core.method import Foreign
 from paretune.errors import UsageError, unknown
 from paretune.schema import record, verify
 
 EMBEDDED, HUB = "paretune_tiny", "hf-hub:"
+REACHED = 3.0  # seconds to wait for the Hub to answer at all
 SUFFIXES = (".npz", ".safetensors", ".pth", ".bin")
 # Options of timm.create_model that name files, change the source of the weights, or allow missing weights. Only
 # paretune sets them.
@@ -65,17 +73,24 @@ def paretune_tiny(pretrained: bool = False, **kwargs) -> VisionTransformer:
     )
 
 
-def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: dict) -> nn.Module:
+def create(
+    name: str, pretrained: bool, checkpoint: str | Path | None, options: dict, tensors: dict[str, Tensor] | None = None
+) -> nn.Module:
     """A timm model by name, with pretrained weights, weights from a local file, or random ones.
 
     checkpoint: .npz (Google's ViT), .safetensors, .pth or .bin; a pickle that holds more than tensors is refused.
-    Raises UsageError for an unknown name, for weights that are not available, or for a file that does not fit.
+    tensors: what the file holds, if its names are not those of timm.
+    Raises UsageError for an unknown name, a family that paretune cannot run, weights that are not available, or a file
+    that does not fit.
     """
     check_request(name, options)
     if checkpoint is not None:
-        return _from_file(name, Path(checkpoint), options)
+        return _from_file(name, Path(checkpoint), options, tensors)
+    if pretrained and not name.startswith(HUB):
+        _check_family(name, options)
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        with hub_in_reach() if pretrained or name.startswith(HUB) else nullcontext():
+            return timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:
         if not options:
             raise
@@ -89,7 +104,33 @@ def create(name: str, pretrained: bool, checkpoint: str | Path | None, options: 
         ) from error
 
 
-def _from_file(name: str, path: Path, options: dict) -> nn.Module:
+def _check_family(name: str, options: dict) -> None:
+    """Raise UsageError, before anything is fetched, for a model of a class that paretune cannot run."""
+    try:
+        with Unfilled():
+            module = timm.create_model(name, pretrained=False, **options)
+    except Exception:  # not all models can be made without numbers, and options are judged later
+        return
+    anatomy.check(module)
+
+
+@contextmanager
+def hub_in_reach() -> Iterator[None]:
+    """Inside, nobody waits for a Hub that is not there: what is not in the cache cannot be had, at once."""
+    address = urlsplit(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE
+    if not before and not getproxies():
+        try:
+            socket.create_connection((address.hostname, address.port or 443), timeout=REACHED).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _from_file(name: str, path: Path, options: dict, tensors: dict[str, Tensor] | None) -> nn.Module:
     if path.suffix not in SUFFIXES or not path.is_file():
         raise UsageError(f"checkpoint '{path}' is not a file that ends in {', '.join(SUFFIXES)}")
     google = path.suffix == ".npz"
@@ -100,8 +141,12 @@ def _from_file(name: str, path: Path, options: dict) -> nn.Module:
     # If the number of classes differs from the file's, timm would accept a file that lacks any tensor.
     classes = {"num_classes": options["num_classes"]} if "num_classes" in options else {}
     overlay = {"file": str(path), "custom_load": google, **classes}
+    if tensors is not None:
+        overlay = {"state_dict": tensors, "custom_load": False, **classes}
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        module: Foreign = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        module.pretrained_cfg.pop("state_dict", None)
+        return module
     except RuntimeError as error:
         raise UsageError(f"checkpoint '{path}' does not fit {name}: {reason(error)}") from error
     except Exception as error:  # readers raise any exception on a file of another format

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from paretune.backbone import Backbone, create, describe
+from paretune.asked import obtain
+from paretune.backbone import Backbone, describe
 from paretune.config import choice_problems, type_problems
 from paretune.core import anatomy, peft_modules
 from paretune.core.body import AdapterSettings, Body
@@ -43,20 +44,20 @@ def adapt(
 ) -> Adapted:
     """Build a model: a frozen backbone with adapters, a token reducer and a head.
 
-    backbone: timm name, `hf-hub:` id, `paretune_tiny`, or a timm module. A module is changed in place, not copied; it
+    backbone: timm name, a name that leads to one such as `facebook/dinov2-small`, `hf-hub:` id, `paretune_tiny`, a
+        folder of weights in the layout of Hugging Face, or a timm module. A module is changed in place, not copied; it
         may contain HF PEFT modules, which are then trained
     adapters: a list of settings such as `LoRA(rank=8)`; reducer: settings such as `FPET(block=6)`, or None
     classes: number or names of outputs for a new head, or None to keep the backbone's own head, frozen
     task: "multiclass" (one class per image), "multilabel" (any number of labels per image) or "regression" (numbers)
-    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local weights file
+    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local file or
+        folder of weights
 
     Raises UsageError, which lists all problems at once, if the parts do not fit.
     """
     if isinstance(backbone, str):
-        module = create(backbone, pretrained, checkpoint, options)
+        module, origin = obtain(backbone, pretrained, checkpoint, options)
         anatomy.check(module)
-        source = "file" if checkpoint is not None else "pretrained" if pretrained else "random"
-        origin = Backbone(backbone, source, options)
     else:
         if pretrained or checkpoint is not None or options:
             raise UsageError("the backbone is a module: load weights and set options where you create it")

@@ -16,7 +16,7 @@ Data = Annotated[
         "FILE.csv, tar shards, a VTAB-1K task, hf:NAME, cifar100:ROOT, ... (docs/data.md)."
     ),
 ]
-Model = Annotated[str, typer.Option(help="timm name, hf-hub:... id, or paretune_tiny (embedded, needs no download).")]
+Model = Annotated[str, typer.Option(help="timm name, hf-hub:... id, folder of weights, or paretune_tiny (embedded).")]
 Recipe = Annotated[str, typer.Option(help="Recipe, a named setting; `paretune list recipes` shows them.")]
 Saved = Annotated[Path, typer.Argument(help="Folder that `paretune train` wrote.")]
 Set = Annotated[
@@ -33,7 +33,9 @@ ImageSize = Annotated[
     int | None, typer.Option(min=1, max=8192, help="Side of the square input in pixels; the backbone's own by default.")
 ]
 Pretrained = Annotated[bool, typer.Option(help="Start from pretrained weights.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Local weights: .safetensors, .npz (Google ViT), .pth or .bin.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Local weights: .safetensors, .npz (Google ViT), .pth, .bin, or a folder.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")]
 Workers = Annotated[int, typer.Option(min=0, max=1024, help="Processes that load images; 0 loads in the main one.")]

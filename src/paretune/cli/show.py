@@ -54,7 +54,9 @@ def show(
 def _model(model: str, recipe: str | None, set_: list[str] | None, image_size: int | None, pretrained: bool,
            checkpoint: Path | None):  # fmt: skip
     """A saved folder, or a backbone with a recipe on it."""
-    if Path(model).is_dir():
+    from paretune.pretrained import is_weights_folder
+
+    if Path(model).is_dir() and not is_weights_folder(Path(model)):
         asked = {"--recipe": recipe, "--set": set_, "--image-size": image_size, "--checkpoint": checkpoint}
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(

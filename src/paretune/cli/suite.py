@@ -16,8 +16,8 @@ from paretune.errors import UsageError
 app = typer.Typer(help="Compare methods on many tasks under one protocol, with confidence intervals.",
                   no_args_is_help=True)  # fmt: skip
 
-Name = Annotated[str, typer.Option(help="offline, vtab1k, or a folder of tasks laid out as VTAB-1K.")]
-Root = Annotated[Path | None, typer.Option(help="Folder with the tasks of vtab1k.")]
+Name = Annotated[str, typer.Option(help="offline, vtab1k, real, or a folder of tasks laid out as VTAB-1K.")]
+Root = Annotated[Path | None, typer.Option(help="Folder with the tasks of vtab1k or real.")]
 
 
 @app.command(cls=ManyValues)

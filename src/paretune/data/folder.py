@@ -7,12 +7,13 @@ ROOT/CLASS/*.png   or   ROOT/train/CLASS/*.png alone                         "va
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from paretune.data.dataset import Images, readable, some
+from paretune.data.dataset import Images, labelled_by, readable, some
 from paretune.data.files import Files, Tree, folders_in, left_out
 from paretune.data.splitting import SPLITS, Parts
 from paretune.errors import UsageError, plain
@@ -26,6 +27,21 @@ def folder_parts(root: Path, skip_unreadable: bool = False) -> Parts:
     """
     found = _folders_of_splits(root)
     return {split: partial(_read, root, found, split, skip_unreadable) for split in found}
+
+
+def folder_task(root: Path) -> dict[str, Images]:
+    """A tree with train, val and test as the parts of a task: train800, val200, both as train800val200, and test.
+
+    Raises UsageError for a part that is missing, and as `folder_parts`.
+    """
+    parts = folder_parts(root)
+    if missing := [split for split in SPLITS if split not in parts]:
+        raise UsageError(f"{plain(root)} lacks {some(missing)}: a task of a suite has train, val and test")
+    train = parts["train"]()
+    val, test = (labelled_by(parts[split](), train.classes) for split in ("val", "test"))
+    both = replace(train, keys=(*train.keys, *val.keys), targets=np.concatenate([train.targets, val.targets]))
+    named = {"train800": train, "val200": val, "train800val200": both, "test": test}
+    return {name: replace(images, split=name) for name, images in named.items()}
 
 
 def class_folders(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 
-from paretune.backbone import create
+from paretune.asked import obtain
 from paretune.catalogue import Recipe
 from paretune.checkpoint import fingerprint
 from paretune.core import anatomy
@@ -53,13 +53,13 @@ class Plan:
     @cached_property
     def origin(self) -> tuple[dict, dict]:
         """The backbone's name with the fingerprint of all of its tensors, and its preprocessing under the protocol."""
-        module = create(self.model, self.checkpoint is None, self.checkpoint, {})
+        module, origin = obtain(self.model, self.checkpoint is None, self.checkpoint, {})
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
         own = framing(anatomy.preprocessing(module), self.protocol.schedule.augment)
         backbone = {
-            "name": self.model,
-            "source": "pretrained" if self.checkpoint is None else "file",
-            "options": {},
+            "name": origin.name,
+            "source": origin.source,
+            "options": origin.options,
             "fingerprint": fingerprint(whole),
             "normalisation": {"mean": list(own["mean"]), "std": list(own["std"])},
         }

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from paretune import formats
+from paretune.data.folder import folder_task
 from paretune.data.samples import ImageSet
-from paretune.data.vtab import VTAB, vtab_task
+from paretune.data.vtab import VTAB, is_vtab_task, vtab_task
 from paretune.drawn.offline import OFFLINE, offline_parts
 from paretune.errors import UsageError, unknown
 from paretune.schema import read
 
 GROUPS = "suite.json"
+REAL = {
+    "elpv": "industry", "textile": "industry", "icons": "symbols", "typefaces": "symbols", "letters": "writing",
+    "digits": "writing",
+}  # fmt: skip
+"""The tasks that scripts/real_material.py makes of public packages."""
 
 
 class Source(NamedTuple):
@@ -53,8 +59,15 @@ def _parts(source: Source, task: str) -> Mapping[str, ImageSet]:
     return source.read(*source.given, task)
 
 
+def read_task(root: Path, task: str) -> Mapping[str, ImageSet]:
+    """The parts of a task below `root`: laid out as VTAB-1K, or as folders train/, val/ and test/ of class folders."""
+    folder = root / task
+    in_classes = (folder / "train").is_dir() and not is_vtab_task(folder)
+    return folder_task(folder) if in_classes else vtab_task(root, task)
+
+
 def open_suite(name: str, root: str | Path | None = None) -> Suite:
-    """ "offline", drawn here; "vtab1k" with the folder that holds its tasks; or a folder of tasks of your own.
+    """ "offline", drawn here; "vtab1k" or "real" with the folder that holds its tasks; or a folder of your own tasks.
 
     A folder of your own is laid out as VTAB-1K: FOLDER/TASK/train800.txt, val200.txt, train800val200.txt, test.txt and
     images; FOLDER/suite.json may say {"groups": {"TASK": "GROUP"}}. Raises UsageError for what is missing.
@@ -67,6 +80,8 @@ def open_suite(name: str, root: str | Path | None = None) -> Suite:
         if root is None:
             raise UsageError("the suite vtab1k needs the folder that holds its 19 tasks: --data FOLDER")
         return _vtab(Path(root))
+    if name == "real" and root is not None:
+        return _real(Path(root))
     return _own(Path(name))
 
 
@@ -76,17 +91,26 @@ def _vtab(root: Path) -> Suite:
             f"{root} lacks {', '.join(missing)} of VTAB-1K's 19 tasks: `paretune data verify {root}` says more; "
             "for some of its tasks alone give the folder as --suite, and name them with --tasks"
         )
-    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, Source(vtab_task, (root,)))
+    return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, Source(read_task, (root,)))
+
+
+def _real(root: Path) -> Suite:
+    if missing := [task for task in REAL if not (root / task / "train").is_dir()]:
+        raise UsageError(
+            f"{root} lacks {', '.join(missing)} of the tasks of the suite real: `python scripts/real_material.py --out "
+            f"{root}` makes them"
+        )
+    return Suite("real", dict(REAL), Source(read_task, (root,)))
 
 
 def _own(root: Path) -> Suite:
     tasks = sorted(path.parent.name for path in root.glob("*/train800.txt")) if root.is_dir() else []
     if not tasks:
         raise UsageError(
-            f"unknown suite '{root}': use offline, vtab1k, or a folder that holds TASK/train800.txt, val200.txt, "
-            "train800val200.txt and test.txt as VTAB-1K does"
+            f"unknown suite '{root}': use offline, vtab1k or real with --data FOLDER, or a folder that holds "
+            "TASK/train800.txt, val200.txt, train800val200.txt and test.txt as VTAB-1K does"
         )
     groups = read(root / GROUPS, formats.GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
     known = {task: one.group for task, one in VTAB.items()}
     groups = {task: groups.get(task, known.get(task, "all")) for task in tasks}
-    return Suite(root.resolve().name, groups, Source(vtab_task, (root,)))
+    return Suite(root.resolve().name, groups, Source(read_task, (root,)))

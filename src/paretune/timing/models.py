@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from paretune.backbone import EMBEDDED, create
+from paretune.asked import obtain
+from paretune.backbone import EMBEDDED
 from paretune.catalogue import Schedule
 from paretune.core import anatomy
-from paretune.core.method import Foreign
 from paretune.core.model import Adapted
 from paretune.folding import merge
 from paretune.measure.cost import Cost, cost
@@ -59,7 +59,7 @@ def backbone(terms: Terms, dtype: torch.dtype = torch.float32) -> nn.Module:
     """
     torch.manual_seed(0)
     options = {} if terms.image_size is None else {"img_size": terms.image_size}
-    module: Foreign = create(terms.model, terms.model == EMBEDDED, None, options)
+    module, _ = obtain(terms.model, terms.model == EMBEDDED, None, options)
     anatomy.check(module)
     for part in module.modules():
         if hasattr(part, "fused_attn"):

@@ -19,6 +19,7 @@ from paretune.data.samples import ImageSet
 from paretune.errors import UsageError
 from paretune.files import locked, write_json
 from paretune.methods import Methods
+from paretune.pretrained import weights_file
 from paretune.schema import read
 from paretune.train.evaluate import evaluate
 from paretune.train.prepare import built, fit_on, seen
@@ -124,7 +125,8 @@ def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -
 
 def _described(setting: Setting, data: Split, seed: int) -> dict:
     parts = {name: images.describe() for name, images in vars(data).items()}
-    weights = None if setting.checkpoint is None else hashlib.sha256(setting.checkpoint.read_bytes()).hexdigest()
+    file = None if setting.checkpoint is None else weights_file(setting.checkpoint)
+    weights = None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
     plain = {key: value for key, value in vars(setting).items() if key != "methods"}
     known = {"schedule": asdict(setting.schedule), "checkpoint": weights, "seed": seed, "data": parts}
     described = {**plain, **setting.methods.to_json(), **known}
