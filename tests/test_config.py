@@ -13,6 +13,7 @@ from paretune.adapters import ADAPTERS
 from paretune.config import field_help, from_json, to_json
 from paretune.core import anatomy
 from paretune.core.method import Shape
+from paretune.errors import UsageError
 from paretune.reducers import REDUCERS
 
 METHODS = (*ADAPTERS, *REDUCERS)
@@ -209,3 +210,18 @@ def test_a_public_name_means_the_same_every_time_it_is_used():
         first = getattr(pt, name)
         assert not isinstance(first, types.ModuleType), f"paretune.{name} is a module"
         assert getattr(pt, name) is first
+
+
+def test_a_recipe_in_some_blocks_is_told_by_its_name():
+    late = pt.recipe("sparse-tuning-vtab@8-11")
+    assert (late.name, late.adapters[0].blocks) == ("sparse-tuning-vtab@8-11", (8, 9, 10, 11))
+    assert late.reducer == pt.recipe("sparse-tuning-vtab").reducer
+    for name, sentence in (
+        ("lroa@8-11", "did you mean lora"),
+        ("lora@11-8", "as in lora@8-11"),
+        ("lora@", "as in lora@8-11"),
+        ("full@8-11", "no adapter that can be put in some blocks"),
+        ("linear@8-11", "no adapter that can be put in some blocks"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            pt.recipe(name)

@@ -17,10 +17,10 @@ from paretune.backbone import create
 from paretune.catalogue import Schedule
 from paretune.checkpoint import fingerprint
 from paretune.cli.main import app
-from paretune.ledger.results import Ledger
+from paretune.ledger.results import Ledger, key
 from paretune.suite import jobs
 from paretune.suite.jobs import work
-from paretune.suite.planning import Plan
+from paretune.suite.planning import Plan, steadiest
 from paretune.suite.pool import Here, Processes
 from paretune.suite.progress import Progress
 from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
@@ -283,7 +283,7 @@ def test_protocols_and_tasks_are_listed(root):
 def test_protocols_say_how_the_test_images_were_used():
     used = {name: one.describe()["test_used"] for name, one in PROTOCOLS.items()}
     assert used == {
-        "offline": "once", "adapter-plus": "once", "petl-vit": "to choose the epoch", "fpet": "to choose the epoch",
+        "offline": "once", "steady": "once", "adapter-plus": "once", "petl-vit": "to choose the epoch", "fpet": "to choose the epoch",
     }  # fmt: skip
     assert PROTOCOLS["offline"].lasting(5).describe() != PROTOCOLS["offline"].describe()
     assert PROTOCOLS["offline"].lasting(5).schedule.warmup_epochs == 0.5
@@ -346,3 +346,41 @@ def losing_patience(after):
         return work(job)
 
     return run
+
+
+# --------------------------------------------------------------------------------------- the steadier protocol
+
+
+def test_the_rate_is_the_middle_of_the_longest_row_of_good_ones():
+    rates = [1.0, 3.0, 10.0, 30.0]
+    assert steadiest(rates, {1.0: [0.9], 3.0: [0.5], 10.0: [0.4], 30.0: [2.0]}) == 10.0
+    good = {1.0: [0.5, 0.6, 0.4], 3.0: [0.5, 0.5, 0.48], 10.0: [0.4, 0.6, 0.46], 30.0: [2.0, 2.0, 2.0]}
+    assert steadiest(rates, good) == 3.0  # 1, 3 and 10 cannot be told apart
+    apart = {1.0: [0.45, 0.45], 3.0: [0.9, 0.9], 10.0: [0.44, 0.46], 30.0: [0.4, 0.5]}
+    assert steadiest(rates, apart) == 10.0  # 10 and 30 are neighbours, 1 stands alone
+    assert steadiest(rates, {1.0: [0.5], 30.0: [0.4]}) == 30.0  # the others diverged
+
+
+def test_a_steady_protocol_chooses_by_loss_and_says_so(plan, tmp_path):
+    steady = replace(QUICK, name="steady here", factors=(1.0, 3.0), tuning_seeds=(0, 1), by="loss", choose="careful")
+    plan = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], protocol=steady, seeds=(0,))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert run_suite(plan, Here(work), ledger) == []
+    (row,) = ledger.rows()
+    losses = {}
+    for candidate in row.candidates:
+        losses.setdefault(candidate["lr"], []).append(candidate["val"])
+    assert row.chosen["lr"] == steadiest(sorted(losses), losses)
+    assert row.protocol["rate"] == "lowest loss on val200, then good neighbours"
+    assert row.protocol["choose"] == "careful"
+    assert "choose" not in QUICK.describe()
+
+
+def test_an_image_size_belongs_to_the_question(plan, tmp_path):
+    plan = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], seeds=(0,), image_size=16)
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    assert run_suite(plan, Here(work), ledger) == []
+    (row,) = ledger.rows()
+    assert row.backbone["options"] == {"img_size": 16}
+    assert row.cost["tokens_last"] == 17
+    assert key(vars(row)) != key(replace(plan, image_size=None).pairs()[0].question(0))

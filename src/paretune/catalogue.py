@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from paretune.adapters import VPT, Adapter, AdaptFormer, DenseAdapter, Full, LoRA, RepAdapter
 from paretune.core.body import AdapterSettings
 from paretune.core.method import ReducerSettings
-from paretune.errors import unknown
+from paretune.errors import UsageError, plain, unknown
 from paretune.methods import Methods
 from paretune.reducers import FPET, DynamicViT, EViT, ToMe
 
@@ -157,10 +158,25 @@ RECIPES = {one.name: one for one in _ALL}
 
 
 def recipe(name: str) -> Recipe:
-    """A recipe by name. Raises UsageError for an unknown one, with suggestions."""
-    if name not in RECIPES:
-        raise unknown("recipe", name, list(RECIPES))
-    return RECIPES[name]
+    """A recipe by name; "lora@8-11" is the recipe lora with its adapters in blocks 8 to 11 alone.
+
+    Raises UsageError for an unknown one, with suggestions, and for one whose adapters are in all blocks by nature.
+    """
+    short, at, blocks = name.partition("@")
+    if short not in RECIPES:
+        raise unknown("recipe", short, list(RECIPES))
+    return _in_blocks(RECIPES[short], name, blocks) if at else RECIPES[short]
+
+
+def _in_blocks(whole: Recipe, name: str, blocks: str) -> Recipe:
+    found = re.fullmatch(r"(\d{1,3})-(\d{1,3})", blocks)
+    if not found or int(found[1]) > int(found[2]):
+        raise UsageError(f"recipe '{plain(name)}': write the first and the last block, as in {whole.name}@8-11")
+    if not whole.adapters or not all(hasattr(one, "blocks") for one in whole.adapters):
+        raise UsageError(f"recipe {whole.name} has no adapter that can be put in some blocks only")
+    chosen = tuple(range(int(found[1]), int(found[2]) + 1))
+    adapters = tuple(replace(one, blocks=chosen) for one in whole.adapters)
+    return replace(whole, name=name, about=f"{whole.about}; adapters in blocks {blocks} only", adapters=adapters)
 
 
 def recipes() -> list[str]:

@@ -141,7 +141,8 @@ TRIAL = record(
         "settings": record({**METHODS, "schedule": SCHEDULE, "seed": SEED}, others=anything),
         "result": record(
             {"seed": SEED, "accuracy": maybe(RATE), "val_accuracy": RATE, "epoch": whole(1, 10**9),
-             "seconds": number(0)}
+             "seconds": number(0)},
+            {"val_loss": maybe(number(0))},
         ),
     }
 )  # fmt: skip

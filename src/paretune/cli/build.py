@@ -9,7 +9,7 @@ from paretune.catalogue import Recipe, recipe
 from paretune.cli.overrides import override
 from paretune.core.model import Adapted
 from paretune.data.task import Task
-from paretune.train.prepare import built
+from paretune.train.prepare import built, size_option
 
 
 def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> Recipe:
@@ -45,6 +45,5 @@ def build(
     task: Task = "multiclass",
 ) -> Adapted:
     """The backbone `name` with the methods of `recipe`; `seed` initialises the new tensors."""
-    options = {} if image_size is None else {"img_size": image_size}
     given = {"seed": seed, "task": task, "pretrained": pretrained, "checkpoint": checkpoint}
-    return built(name, recipe.methods, recipe.schedule, classes, **given, **options)
+    return built(name, recipe.methods, recipe.schedule, classes, **given, **size_option(image_size))

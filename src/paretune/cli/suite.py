@@ -27,6 +27,7 @@ def run(
     data: Root = None,
     model: options.Model = "paretune_tiny",
     checkpoint: options.Checkpoint = None,
+    image_size: options.ImageSize = None,
     protocol: Annotated[
         str | None,
         typer.Option(help="Name from `paretune suite protocols`; by default offline, or adapter-plus for vtab1k."),
@@ -77,6 +78,7 @@ def run(
         out=out,
         device=device,
         checkpoint=checkpoint,
+        image_size=image_size,
     )
     book = Ledger(ledger or out / LEDGER)
     _check_resume(out, book.path, resume)

@@ -30,6 +30,7 @@ class Job:
     out: Path
     device: str
     checkpoint: Path | None = None
+    image_size: int | None = None
 
     def __str__(self) -> str:
         return f"{self.task}, {self.recipe.name}, lr {self.lr:g}, seed {self.seed}"
@@ -46,7 +47,8 @@ class Job:
         name += "-candidate" if self.competes and self.protocol.train != "train800" else ""
         schedule, own = self.protocol.schedule_at(self.lr), self.protocol.preprocessing
         looks = 1 if self.competes else self.protocol.look_every or schedule.epochs
-        return Setting(name, self.model, self.recipe.methods, schedule, own, looks, self.checkpoint)
+        methods, choose = self.recipe.methods, self.protocol.choose
+        return Setting(name, self.model, methods, schedule, own, looks, self.checkpoint, self.image_size, choose)
 
     @property
     def folder(self) -> Path:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from paretune.asked import obtain
 from paretune.catalogue import Recipe
 from paretune.checkpoint import fingerprint
 from paretune.core import anatomy
+from paretune.core.model import Adapted
 from paretune.data.transforms import framing
 from paretune.errors import Diverged
 from paretune.ledger.results import KIND, VERSION, Result
@@ -22,6 +24,7 @@ from paretune.suite.jobs import Job
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
 from paretune.train.device import pick_device
+from paretune.train.prepare import size_option
 from paretune.train.trials import Trial
 
 
@@ -30,6 +33,7 @@ class Plan:
     """The comparison to run: recipes on the tasks of a suite, under a protocol, with seeds, on the backbone `model`.
 
     checkpoint: a local file of the backbone's weights, instead of its pretrained ones
+    image_size: side of the square input in pixels, instead of the backbone's own
     """
 
     suite: Suite
@@ -40,6 +44,7 @@ class Plan:
     out: Path
     device: str = "auto"
     checkpoint: Path | None = None
+    image_size: int | None = None
 
     def pairs(self) -> list[Pair]:
         """All recipes on the first task, then on the second, so that an interrupted suite has complete tasks."""
@@ -48,12 +53,16 @@ class Plan:
     def check(self) -> None:
         """Raise UsageError for a recipe that does not fit the backbone."""
         for recipe in self.recipes:
-            adapt(self.model, recipe.adapters, recipe.reducer)
+            self.without_weights(recipe)
+
+    def without_weights(self, recipe: Recipe, classes: list[str] | None = None) -> Adapted:
+        """A recipe's model with random weights, to count what its shapes cost. Raises UsageError if it does not fit."""
+        return adapt(self.model, recipe.adapters, recipe.reducer, classes, **size_option(self.image_size))
 
     @cached_property
     def origin(self) -> tuple[dict, dict]:
         """The backbone's name with the fingerprint of all of its tensors, and its preprocessing under the protocol."""
-        module, origin = obtain(self.model, self.checkpoint is None, self.checkpoint, {})
+        module, origin = obtain(self.model, self.checkpoint is None, self.checkpoint, size_option(self.image_size))
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
         own = framing(anatomy.preprocessing(module), self.protocol.schedule.augment)
         backbone = {
@@ -95,19 +104,24 @@ class Pair:
         """The next jobs after a finished candidate. Raises Diverged if no candidate has a score."""
         if job.test:
             return []
-        self.candidates[job.lr, job.seed] = None if trial is None else trial.val_accuracy
+        by_loss = self.plan.protocol.by == "loss"
+        score = None if trial is None else trial.val_loss if by_loss else trial.val_accuracy
+        self.candidates[job.lr, job.seed] = score
         rates = self.plan.protocol.rates(self.recipe)
         if len(self.candidates) < len(rates) * len(self.plan.protocol.tuning_seeds):
             return []
-        scores = {lr: score for lr in rates if (score := self._score(lr)) is not None}
+        scores = {lr: known for lr in rates if (known := self._scores(lr))}
         if not scores:
             raise Diverged(f"{self.recipe.name} on {self.task}: diverged at every learning rate, {rates}")
-        return self._chosen(max(scores, key=lambda lr: (scores[lr], -lr)))
+        if by_loss:
+            return self._chosen(steadiest(rates, scores))
+        return self._chosen(max(scores, key=lambda lr: (fmean(scores[lr]), -lr)))
 
-    def _score(self, lr: float) -> float | None:
+    def _scores(self, lr: float) -> list[float]:
+        """The scores of a learning rate from every tuning seed; none if one of the trainings diverged."""
         values = [value for (rate, _), value in self.candidates.items() if rate == lr]
         known = [value for value in values if value is not None]
-        return fmean(known) if len(known) == len(values) else None
+        return known if len(known) == len(values) else []
 
     def _chosen(self, lr: float) -> list[Job]:
         self.lr = lr
@@ -121,7 +135,7 @@ class Pair:
         plan = self.plan
         return Job(
             plan.suite, self.task, self.recipe, plan.protocol, plan.model, lr, seed, test, plan.out, plan.device,
-            plan.checkpoint,
+            plan.checkpoint, plan.image_size,
         )  # fmt: skip
 
     def most(self) -> int:
@@ -156,7 +170,7 @@ class Pair:
         plan, asked = self.plan, self.question(trial.seed)
         assert self.lr is not None, "chosen before a seed was trained"
         classes = described(plan.suite, self.task)["test"]["classes"]
-        counted = cost(adapt(plan.model, self.recipe.adapters, self.recipe.reducer, classes))
+        counted = cost(plan.without_weights(self.recipe, classes))
         candidates = [{"lr": lr, "seed": seed, "val": val} for (lr, seed), val in sorted(self.candidates.items())]
         return {
             "kind": KIND,
@@ -178,6 +192,25 @@ class Pair:
             "environment": environment(pick_device(plan.device)),
             "date": datetime.date.today().isoformat(),
         }
+
+
+def steadiest(rates: Sequence[float], losses: dict[float, list[float]]) -> float:
+    """The learning rate to choose by validation losses: the middle of the longest row of good neighbours.
+
+    rates: ascending; losses: of every rate that did not diverge, one for each seed, equally many. A rate is good if its
+    mean loss is within one standard error of the lowest mean. Of two middles the smaller rate is chosen.
+    """
+    means = {lr: fmean(values) for lr, values in losses.items()}
+    best = min(means, key=means.__getitem__)
+    error = stdev(losses[best]) / len(losses[best]) ** 0.5 if len(losses[best]) > 1 else 0.0
+    rows: list[list[float]] = [[]]
+    for lr in rates:
+        if lr in means and means[lr] <= means[best] + error:
+            rows[-1].append(lr)
+        else:
+            rows.append([])
+    longest = max(rows, key=lambda row: (len(row), best in row))
+    return longest[(len(longest) - 1) // 2]
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from paretune.catalogue import Recipe, Schedule
 from paretune.errors import unknown
+from paretune.train.training import Choice
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Protocol:
         and are compared on val200
     look_every: the best epoch on `validate` among every `look_every` epochs is kept, or the last epoch if None
     tuning_seeds: a candidate's score is its mean over training runs with these seeds
+    by: a candidate's score on val200: "accuracy", or "loss". By loss, rates within one standard error of the lowest
+        are equally good, and the middle of the longest row of good rates is chosen
+    choose: how the epoch is chosen, as in `train.fit`
     preprocessing: entries that replace the backbone's own, such as mean and std
     """
 
@@ -34,11 +38,15 @@ class Protocol:
     look_every: int | None = 1
     tuning_seeds: tuple[int, ...] = (0,)
     preprocessing: dict[str, Any] = field(default_factory=dict)
+    by: Literal["accuracy", "loss"] = "accuracy"
+    choose: Choice = "score"
 
     def describe(self) -> dict:
         """A JSON object that is equal for rows that can be compared, except for the input size of the backbone."""
         looks = self.look_every is not None
         every = "" if self.look_every == 1 else f", of every {self.look_every}"
+        later = {"rate": "lowest loss on val200, then good neighbours"} if self.by == "loss" else {}
+        later |= {"choose": self.choose} if self.choose != "score" else {}
         return {
             "name": self.name,
             "train": self.train,
@@ -49,6 +57,7 @@ class Protocol:
             "test_used": "to choose the epoch" if looks and self.validate == "test" else "once",
             "augment": self.schedule.augment,
             "schedule": {key: value for key, value in asdict(self.schedule).items() if key != "lr"},
+            **later,  # rows of ledgers from before these could be chosen have no such entries
         }
 
     def rates(self, recipe: Recipe) -> list[float]:
@@ -79,6 +88,16 @@ PROTOCOLS = {
             "10 epochs on 800 images; learning rate and epoch chosen on 200 others, per task; the test looked at once",
             Schedule(epochs=10, batch_size=32, weight_decay=1e-4, warmup_epochs=1),
             factors=(3.0, 10.0, 30.0),
+        ),
+        Protocol(
+            "steady",
+            "10 epochs on 800 images; the learning rate by the validation loss of three trainings each, the epoch "
+            "carefully, on 200 others, per task; the test looked at once",
+            Schedule(epochs=10, batch_size=32, weight_decay=1e-4, warmup_epochs=1),
+            factors=(1.0, 3.0, 10.0, 30.0),
+            tuning_seeds=(0, 1, 2),
+            by="loss",
+            choose="careful",
         ),
         Protocol(
             "adapter-plus",

@@ -65,3 +65,8 @@ def fit_on(
 def seen(images: ImageSet, model: Adapted) -> ImageSet:
     """The data set as `model` sees it in evaluation."""
     return images.through(evaluation(model.preprocessing))
+
+
+def size_option(image_size: int | None) -> dict[str, Any]:
+    """The option of a backbone for square images of this side; none for its own size."""
+    return {} if image_size is None else {"img_size": image_size}

@@ -22,9 +22,10 @@ from paretune.methods import Methods
 from paretune.pretrained import weights_file
 from paretune.schema import read
 from paretune.train.evaluate import evaluate
-from paretune.train.prepare import built, fit_on, seen
+from paretune.train.prepare import built, fit_on, seen, size_option
 from paretune.train.runfolder import comparable, completed, differences
 from paretune.train.tasks import task_of
+from paretune.train.training import Choice
 
 TRIAL, LOCK = "trial.json", ".trial.lock"
 
@@ -36,6 +37,8 @@ class Setting:
     name: also the name of the folder; model: a backbone's name
     preprocessing: entries that replace the backbone's own, such as mean and std; look_every: as in `fit`
     checkpoint: a local file of the backbone's weights, instead of its pretrained ones
+    image_size: side of the square input in pixels, instead of the backbone's own
+    choose: as in `fit`
     """
 
     name: str
@@ -45,6 +48,8 @@ class Setting:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     look_every: int = 1
     checkpoint: Path | None = None
+    image_size: int | None = None
+    choose: Choice = "score"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Trial:
     val_accuracy: float
     epoch: int
     seconds: float
+    val_loss: float | None = None
 
 
 def read_three(data: str | Path, seed: int = 0) -> Split:
@@ -113,14 +119,16 @@ def _once(setting: Setting, data: Split, seed: int, out: Path, device: str, test
 def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -> Trial:
     file, classes = setting.checkpoint, list(data.train.classes)
     model = built(
-        setting.model, setting.methods, setting.schedule, classes, seed=seed, pretrained=file is None, checkpoint=file
-    )
+        setting.model, setting.methods, setting.schedule, classes, seed=seed, pretrained=file is None, checkpoint=file,
+        **size_option(setting.image_size),
+    )  # fmt: skip
     begun = (out / "state" / "settings.json").exists()
     result = fit_on(
         model, data.train, data.validate, setting.schedule, out, setting.preprocessing,
-        seed=seed, device=device, resume=begun, overwrite=not begun, look_every=setting.look_every, quiet=True,
+        seed=seed, device=device, resume=begun, overwrite=not begun, look_every=setting.look_every,
+        choose=setting.choose, quiet=True,
     )  # fmt: skip
-    return Trial(seed, None, result.accuracy, result.best_epoch, result.seconds)
+    return Trial(seed, None, result.accuracy, result.best_epoch, result.seconds, result.loss)
 
 
 def _described(setting: Setting, data: Split, seed: int) -> dict:
@@ -136,7 +144,7 @@ def _described(setting: Setting, data: Split, seed: int) -> dict:
 def _finished(out: Path, wanted: dict) -> Trial:
     """The result of a finished trial with the same settings."""
     found = read(out / TRIAL, formats.TRIAL, "remove it, and the trial is run again")
-    then = completed(found["settings"])
+    then = {"choose": "score", **completed(found["settings"])}
     if changes := list(differences(then, comparable(then, wanted))):
         raise UsageError(f"{out} holds another trial, these settings differ: {'; '.join(changes)}; use another folder")
     return Trial(**found["result"])
