@@ -220,7 +220,6 @@ def test_a_recipe_in_some_blocks_is_told_by_its_name():
         ("lroa@8-11", "did you mean lora"),
         ("lora@11-8", "as in lora@8-11"),
         ("lora@", "as in lora@8-11"),
-        ("full@8-11", "no adapter that can be put in some blocks"),
         ("linear@8-11", "no adapter that can be put in some blocks"),
     ):
         with pytest.raises(UsageError, match=sentence):

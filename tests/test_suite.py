@@ -283,7 +283,8 @@ def test_protocols_and_tasks_are_listed(root):
 def test_protocols_say_how_the_test_images_were_used():
     used = {name: one.describe()["test_used"] for name, one in PROTOCOLS.items()}
     assert used == {
-        "offline": "once", "steady": "once", "adapter-plus": "once", "petl-vit": "to choose the epoch", "fpet": "to choose the epoch",
+        "offline": "once", "steady": "once", "adapter-plus": "once", "petl-vit": "to choose the epoch",
+        "fpet": "to choose the epoch",
     }  # fmt: skip
     assert PROTOCOLS["offline"].lasting(5).describe() != PROTOCOLS["offline"].describe()
     assert PROTOCOLS["offline"].lasting(5).schedule.warmup_epochs == 0.5
