@@ -17,7 +17,11 @@ def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> R
 
     If only the number of epochs changes, warm-up keeps its share of the training.
     """
-    chosen = override(recipe(name), assignments or [])
+    return with_schedule(override(recipe(name), assignments or []), schedule)
+
+
+def with_schedule(chosen: Recipe, schedule: dict) -> Recipe:
+    """The recipe with the entries of `schedule` that are not None; other epochs keep the share of warm-up."""
     asked = {key: value for key, value in schedule.items() if value is not None}
     if "epochs" in asked:
         share = chosen.schedule.warmup_epochs / chosen.schedule.epochs

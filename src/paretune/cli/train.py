@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperCommand
 
 from paretune.cli import options
 from paretune.cli.output import answer, interruptible, say
+from paretune.errors import UsageError
+
+if TYPE_CHECKING:
+    from paretune.catalogue import Recipe
+    from paretune.core.model import Adapted
+    from paretune.data.splitting import Splits
+    from paretune.train.automatic import Build, Choice
 
 WORDS = "paretune.words"
+AUTO = "auto"
+DEFAULT_MODEL, DEFAULT_SIZE = "vit_small_patch14_dinov2.lvd142m", 224
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _LOADERS = min(4, _CORES // 2)
 
@@ -46,9 +55,15 @@ def _begun_with(words: list[str]) -> list[str]:
 def train(
     context: typer.Context,
     data: options.Data,
-    model: options.Model,
     out: Annotated[Path, typer.Option(help="Folder for the result; it must not contain a run yet.")],
-    recipe: options.Recipe = "sparse-tuning",
+    model: options.Model = DEFAULT_MODEL,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Recipe, a named setting (`paretune list recipes`), or auto: a short search on your images chooses "
+            "between a linear head and adapters in the last blocks, the learning rate, and when to stop."
+        ),
+    ] = AUTO,
     set_: options.Set = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=10**6, help="Images per batch and process.")] = None,
@@ -83,6 +98,9 @@ def train(
     download: Annotated[
         bool, typer.Option("--download", help="Download a named data set, such as cifar100:ROOT.")
     ] = False,
+    patience: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Stop after so many epochs without a better one.")
+    ] = None,
     choose_epoch: Annotated[
         str,
         typer.Option(
@@ -104,30 +122,57 @@ def train(
     """
     from accelerate import PartialState
 
-    from paretune.cli.build import build, chosen_recipe
+    from paretune.cli.build import build, chosen_recipe, with_schedule
     from paretune.data.opening import open_splits
     from paretune.data.task import known_task
     from paretune.train.prepare import fit_on
 
     wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
     wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights}
-    chosen = chosen_recipe(recipe, set_, wanted)
+    known = None if recipe == AUTO else chosen_recipe(recipe, set_, wanted)
+    if known is None and set_:
+        raise UsageError("--set changes a recipe: name one with --recipe, `paretune list recipes` shows them")
+    if model == DEFAULT_MODEL and image_size is None:
+        image_size = DEFAULT_SIZE
     images = open_splits(
         data, task=None if task is None else known_task(task), seed=seed, val_share=val_share,
         skip_unreadable=skip_unreadable, download=download, test=False,
     )  # fmt: skip
     _tell_skipped([*images.train.skipped, *images.val.skipped])
     classes, answers = list(images.train.classes), images.train.task
-    adapted = build(model, chosen, classes, image_size, pretrained, checkpoint, seed, answers)
+    settings = {"seed": seed, "workers": workers, "mixed_precision": mixed_precision, "device": device}
+
+    def make(what: Recipe) -> Adapted:
+        return build(model, what, classes, image_size, pretrained, checkpoint, seed, answers)
+
     with interruptible(lambda: f"{_left(out)}`paretune train --resume --out {out}` continues"):
+        if known is None:
+            choice = _search(make, images, settings, out, resume, overwrite)
+            chosen, notes = with_schedule(choice.recipe, wanted), {"chosen": choice.to_json()}
+        else:
+            choice, chosen, notes = None, known, {}
         result = fit_on(
-            adapted, images.train, images.val, chosen.schedule, out,
-            seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
-            resume=resume, overwrite=overwrite, choose=choose_epoch, notes=_notes(chosen, set_),
+            make(chosen), images.train, images.val, chosen.schedule, out,
+            **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch,
+            patience=patience or (choice and choice.patience), notes=_notes(chosen, set_) | notes,
             command=context.meta[WORDS],
         )  # fmt: skip
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
+
+
+def _search(make: Build, images: Splits, settings: dict, out: Path, resume: bool, overwrite: bool) -> Choice:
+    """What to train: the choice of an interrupted run, or of a new search. A folder in use is refused first."""
+    from paretune.train.automatic import Choice, choose
+    from paretune.train.runfolder import RunFolder
+
+    folder = RunFolder(out, {})
+    if resume and not overwrite and "chosen" in (known := folder.asked()):
+        return Choice.from_json(known["chosen"])
+    folder.check(resume, overwrite)
+    choice = choose(make, images.train, images.val, tell=lambda line: say(line, err=True), **settings)
+    say(f"chosen: {choice.recipe.name} at learning rate {choice.recipe.schedule.lr:g}: {choice.why}", err=True)
+    return choice
 
 
 def _left(out: Path) -> str:

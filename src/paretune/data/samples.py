@@ -52,6 +52,10 @@ class ImageSet(Samples, Protocol):
         """The same pictures, seen through `transform`."""
         ...
 
+    def part(self, indices: Any, name: str, /) -> ImageSet:
+        """The pictures at these indices, called `name`."""
+        ...
+
     def lossy(self) -> str:
         """Whether the pictures lost something when they were stored: "lossy", "lossless" or "mixed"."""
         ...

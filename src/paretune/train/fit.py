@@ -75,6 +75,7 @@ def fit(
     look_every: int = 1,
     cache: bool = True,
     choose: Choice = "score",
+    patience: int | None = None,
     notes: dict | None = None,
     command: list[str] | None = None,
     quiet: bool = False,
@@ -102,6 +103,7 @@ def fit(
         choose: "score" keeps the epoch of the highest score, "loss" that of the lowest validation loss. "careful" keeps
             the lowest loss among the epochs whose accuracy is within one standard error of the highest, because few
             validation images cannot tell these apart; for tasks without an accuracy it is "score".
+        patience: stop after so many epochs without a better one; None trains all epochs.
         notes: further JSON values that describe this run; kept in the record, and compared when resuming.
         command: the words of a command line that began this run; kept, and not compared when resuming.
         quiet: no progress on stderr.
@@ -111,11 +113,13 @@ def fit(
             not finite.
     """
     _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
+    if patience is not None and patience < 1:
+        raise UsageError(f"patience={quoted(patience)} must be at least 1 epoch")
     if choose not in get_args(Choice):
         raise unknown("way to choose the epoch", choose, list(get_args(Choice)))
     accelerator = _accelerator(device, mixed_precision, accumulate)
     settings = _settings(model, train_set, val_set, schedule, seed, look_every, accelerator, notes)
-    settings |= {"choose": choose} | ({"command": command} if command else {})
+    settings |= {"choose": choose, "patience": patience} | ({"command": command} if command else {})
     folder = RunFolder(out, settings)
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
@@ -132,6 +136,9 @@ def fit(
             log.line(training.announce(train_set, val_set))
             written = False
             for epoch in range(len(training.history), schedule.epochs):
+                if patience and training.waited() >= patience:
+                    log.line(f"stopped: no better epoch in the last {patience}")
+                    break
                 log.epoch(row := training.epoch(epoch, log))
                 if accelerator.is_main_process:
                     folder.save(training.state())

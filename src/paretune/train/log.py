@@ -62,7 +62,7 @@ class Log:
         start, count = perf_counter(), len(batches)
         for done, batch in enumerate(self.follow(batches, f"epoch {epoch + 1}/{self.epochs}", batch_size)):
             took = perf_counter() - start
-            if not self.estimated and done >= 2 and took > ENOUGH:
+            if not self.seconds and not self.estimated and done >= 2 and took > ENOUGH:
                 whole = took / done * count * (self.epochs - epoch)
                 self.line(f"{batch_size * done / took:.0f} images/s: training will take about {duration(whole)}")
                 self.estimated = True

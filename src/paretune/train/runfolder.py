@@ -77,7 +77,12 @@ class RunFolder:
             yield
 
     def asked(self) -> dict:
-        """The settings of the run that was begun here. Raises UsageError for a damaged file."""
+        """The settings of the run that was begun here. Raises UsageError where none is left to resume."""
+        if (self.out / RECORD).exists():
+            shutil.rmtree(self.state, ignore_errors=True)  # a run that was killed between record and state left it
+            raise UsageError(f"the run in {self.out} is finished: there is nothing to resume")
+        if not (self.state / SETTINGS).exists():
+            raise UsageError(f"there is no interrupted run in {self.out} to resume: start it without resume")
         return read(self.state / SETTINGS, formats.SETTINGS, OVERWRITE)
 
     def save(self, state: EpochState) -> None:
@@ -123,12 +128,7 @@ class RunFolder:
         return "a saved model" if any((self.out / name).exists() for name in MODEL_FILES) else None
 
     def _check_resumable(self) -> None:
-        if (self.out / RECORD).exists():
-            shutil.rmtree(self.state, ignore_errors=True)  # a run that was killed between record and state left it
-            raise UsageError(f"the run in {self.out} is finished: there is nothing to resume")
-        if not (self.state / SETTINGS).exists():
-            raise UsageError(f"there is no interrupted run in {self.out} to resume: start it without resume")
-        then = {"choose": "score", **completed(self.asked())}
+        then = {"choose": "score", "patience": None, **completed(self.asked())}
         command = {"command": then.get("command")}  # says how the run was asked for, which may change
         if changes := list(differences(then | command, comparable(then, self.settings) | command)):
             raise UsageError(f"cannot resume the run in {self.out}, these settings differ: {'; '.join(changes)}")

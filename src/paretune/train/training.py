@@ -141,6 +141,10 @@ class Training:
         value = row[self.chooser]
         return -math.inf if value is None else value, -row["val_loss"]
 
+    def waited(self) -> int:
+        """How many epochs there were since the best one."""
+        return len(self.history) - self.best_row["epoch"] if self.best_row else 0
+
     def best_facts(self) -> dict:
         """The number of the best epoch, its score and its loss."""
         return {f"best_{key}": self.best_row[key] for key in ("epoch", self.chooser, "val_loss")}
