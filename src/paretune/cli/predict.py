@@ -13,7 +13,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, say, stream
-from paretune.errors import UsageError
+from paretune.errors import UsageError, printable
 
 
 def predict(
@@ -77,7 +77,7 @@ def predict(
         stream("predictions", (entry(model.task, one) for one in answers(pictures)))
     else:
         for one in answers(pictures):
-            say(line(model.task, one))
+            say(printable(line(model.task, one)))
     count.tell()
 
 
