@@ -236,7 +236,19 @@ def test_a_full_disk_is_one_sentence_and_the_next_command_goes_on(run, photos, t
     assert names(tmp_path) == ["a.csv", "photos"]
 
 
-def begun(run, photos, out, **change):
+def test_parquet_that_has_no_room_is_made_of_the_same_rows_later(run, photos, tmp_path):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "a.parquet"
+    with a_full_disk(2000):  # the rows have room
+        done = cli(run, photos, "--out", out)
+    assert done.exit_code == 1
+    assert done.stderr.strip().splitlines()[-1].endswith("make room")
+    assert names(tmp_path) == [partial(out).name, "photos"]
+    assert "8 of 8 images are done" in answered(run, photos, "--out", out).stderr
+    assert names(tmp_path) == ["a.parquet", "photos"]
+
+
+def begun(run, photos, out):
     """An interrupted `predict --out`: some whole rows, and a torn one."""
     with a_full_disk(700):
         assert cli(run, listed(photos, ["a.png", "b.png"] * 10), "--out", out).exit_code == 1
@@ -282,7 +294,7 @@ def test_two_commands_do_not_write_one_file(run, photos, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_a_killed_command_goes_on_behind_its_last_whole_row(run, photos, tmp_path, ending):
-    table, out = listed(photos, ["a.png", "c/bad.png", "b/1.png", "c/4.jpg"] * 500), tmp_path / f"a.{ending}"
+    table, out = listed(photos, ["a.png", "c/bad.png", "b/1.png", "c/4.jpg"] * 100), tmp_path / f"a.{ending}"
     words = [str(word) for word in (run, table, "--out", out, "--batch-size", 1)]
     lines = partial(out) / "lines"
     command = [sys.executable, "-m", "paretune", "predict", *words, "--device", "cpu"]
@@ -299,8 +311,8 @@ def test_a_killed_command_goes_on_behind_its_last_whole_row(run, photos, tmp_pat
     with lines.open("ab") as file:
         file.write(b'{"path": "torn')
     done = answered(*words)
-    assert "of 2,000 images are done, going on behind them" in done.stderr
-    assert "500 of 2,000 images could not be read" in done.stderr
+    assert "of 400 images are done, going on behind them" in done.stderr
+    assert "100 of 400 images could not be read" in done.stderr
     assert out.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
     assert names(tmp_path) == [out.name, "photos"]
     answered(run, table, "--out", tmp_path / f"b.{ending}", "--batch-size", 1)

@@ -96,7 +96,7 @@ class Count:
     def over(self, answers: Iterable, bar: bool) -> Iterator:
         """The same answers; with `bar` a progress bar shows how many have passed."""
         start = perf_counter()
-        with _progress(self.total, bar) as show:
+        with _progress(self.done, self.total, bar) as show:
             for one in answers:
                 self.done += 1
                 self.unreadable += bool(one.error)
@@ -122,7 +122,7 @@ class Count:
 
 
 @contextmanager
-def _progress(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+def _progress(done: int, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr if that is a terminal, and nothing else is printed to a terminal meanwhile."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -133,5 +133,5 @@ def _progress(total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=off, redirect_stdout=False, redirect_stderr=False
     ) as bar:
-        task = bar.add_task("images", total=total)
+        task = bar.add_task("images", completed=done, total=total)
         yield lambda done: bar.update(task, completed=done)
