@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,6 +22,10 @@ from paretune.show.columns import SCORES
 from paretune.show.confusion import draw_confusion, plan
 from paretune.show.scatters import scatters
 from paretune.show.sources import Row, read_source
+from paretune.show.worst import caption, draw_worst
+from paretune.train.metrics import interval
+from paretune.train.predict import predict
+from paretune.train.worst import Mistake, Worst
 
 FAST = ("--model", "paretune_tiny", "--recipe", "linear", "--epochs", "2", "--batch-size", "8", "--workers", "0",
         "--device", "cpu", "--lr", "0.01")  # fmt: skip
@@ -150,10 +157,68 @@ def test_eval_draws_what_is_taken_for_what_and_names_the_worst(classed, tmp_path
     text = answered(*ask, "--confusion", tmp_path / "a.svg")
     assert re.search(r"class +images +accuracy +precision +F1", text)
     assert re.search(
-        r"all accuracy \S+%, loss \S+, 24 images, \d+ images/s\nall balanced accuracy \S+%, macro F1", text
+        r"all accuracy \S+% \(\S+ to \S+\), loss \S+, 24 images, \d+ images/s\nall balanced accuracy \S+%, macro F1",
+        text,
     )
     assert ("most frequent wrong answers" in text) == bool(off)
     assert f"saved in {tmp_path / 'a.svg'}" in text
+
+
+def test_eval_says_how_sure_its_accuracy_is(classed):
+    folder, run = classed
+    found = json.loads(answered("eval", run, "--data", folder, "--split", "all", "--device", "cpu", "--json"))
+    assert found["accuracy_interval"] == list(interval(found["accuracy"], 24))
+    assert "worst_images" not in found
+
+
+def test_the_worst_images_are_the_wrong_ones_that_the_model_is_surest_of(classed, tmp_path):
+    folder, run = classed
+    model = pt.load(run)
+    answers = {path: best[0] for path, best in predict(model, sorted(folder.rglob("*.png")), device="cpu")}
+    wrong = {path: best for path, best in answers.items() if Path(path).parent.name != best[0]}
+    ask = ("eval", run, "--data", folder, "--split", "all", "--device", "cpu")
+    found = json.loads(answered(*ask, "--worst", 30, "--sheet", tmp_path / "a.png", "--json"))
+    assert {entry["path"] for entry in found["worst_images"]} == set(wrong)
+    sure = [entry["probability"] for entry in found["worst_images"]]
+    assert sure == sorted(sure, reverse=True)
+    for entry in found["worst_images"]:
+        assert entry["class"] == Path(entry["path"]).parent.name
+        assert (entry["answer"], pytest.approx(entry["probability"], abs=1e-5)) == wrong[entry["path"]]
+    assert found.get("sheet") == (str(tmp_path / "a.png") if wrong else None)
+    text = answered(*ask, "--worst", 1)
+    assert ("wrong answers that the model is surest of" in text) == bool(wrong)
+
+
+def test_the_largest_errors_of_numbers_are_shown_by_path_and_drawn(measured, tmp_path):
+    table, run = measured
+    ask = ("eval", run, "--data", table, "--device", "cpu", "--worst", 3)
+    found = json.loads(answered(*ask, "--sheet", tmp_path / "a.png", "--json"))
+    assert (len(found["worst_images"]), found["worst"]) == (3, [])
+    for entry in found["worst_images"]:
+        i = int(Path(entry["path"]).stem)
+        assert entry["target"] == pytest.approx(i / 30 if entry["number"] == "level" else 1000 * i + 500)
+        assert entry["error"] == pytest.approx(entry["answer"] - entry["target"])
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.width > 2 * 160
+    assert re.search(r"largest errors\s+image +number +target +answer +error", answered(*ask))
+
+
+def test_the_worst_are_kept_over_batches_and_right_answers_are_none_of_them():
+    model = SimpleNamespace(classes=["a", "b"], task="multiclass")
+    worst, steps = Worst(model, 2), torch.tensor([[2.0, 0], [5, 0], [9, 0], [0, 1], [0, 3]])
+    for part in (slice(0, 2), slice(2, 5)):
+        worst.add(steps[part], torch.tensor([1, 1, 0, 0, 1])[part])
+    assert [one.image for one in worst.mistakes] == [1, 0]
+    assert worst.mistakes[0].facts == {"class": "b", "answer": "a", "probability": pytest.approx(0.9933, abs=1e-4)}
+
+
+def test_a_sheet_is_equal_for_equal_pictures_and_shows_names_as_text(tmp_path):
+    pictures = [Image.new("RGB", size, "red") for size in ((16, 16), (500, 20), (3, 900))]
+    words = caption("a\x1b.png", Mistake(0, 0.5, {"class": "x\ny", "answer": "z", "probability": 0.5}))
+    assert words == "a\\x1b.png\nis: x\\ny\nanswer: z, 50.0%"
+    for name in ("a", "b"):
+        draw_worst(pictures, [words] * 3, "note", tmp_path / f"{name}.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_a_picture_that_cannot_be_is_refused_before_the_work(classed, labelled, tmp_path):
@@ -161,7 +226,16 @@ def test_a_picture_that_cannot_be_is_refused_before_the_work(classed, labelled, 
     assert "cannot be drawn" in refused("eval", run, "--data", folder, "--confusion", tmp_path / "a.jpeg")
     assert "there is no folder" in refused("eval", run, "--data", folder, "--confusion", tmp_path / "no" / "a.png")
     table, run = labelled
-    assert "leave out --confusion and --worst" in refused("eval", run, "--data", table, "--worst", 3)
+    assert "leave out --confusion" in refused("eval", run, "--data", table, "--confusion", tmp_path / "a.png")
+    said = refused("eval", run, "--data", table, "--worst", 3)
+    assert "task is multilabel: --worst and --sheet are not available for it" in said
+    for words, sentence in (
+        (("--sheet", tmp_path / "a.png"), "say how many, as in --worst 20"),
+        (("--worst", 3, "--sheet", tmp_path / "a.jpg"), "ends in .png"),
+        (("--worst", 3, "--sheet", tmp_path / "no" / "a.png"), "there is no folder"),
+        (("--worst", 1001, "--sheet", tmp_path / "a.png"), "room for 1,000 images"),
+    ):
+        assert sentence in refused("eval", classed[1], "--data", folder, *words)
 
 
 # ---------------------------------------------------------------------------------------------------------- the picture

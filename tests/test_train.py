@@ -1,6 +1,7 @@
 """Training, evaluation and prediction on small images."""
 
 import gc
+import itertools
 import json
 import math
 import os
@@ -30,7 +31,7 @@ from paretune.train.log import duration
 from paretune.train.memory import readable, saved_bytes, training_bytes
 from paretune.train.metrics import interval, sure
 from paretune.train.order import SeededEpochs
-from paretune.train.predict import predict
+from paretune.train.predict import predict, predictions
 from paretune.train.runfolder import differences
 from paretune.train.training import scheduler_for
 
@@ -492,6 +493,16 @@ def test_predictions_come_in_order_with_the_most_likely_class_first(tmp_path):
     for (_, best), row in zip(found, probabilities, strict=True):
         assert best[0] == (model.classes[row.argmax()], pytest.approx(row.max().item(), abs=1e-6))
         assert best[0][1] >= best[1][1]
+
+
+def test_predictions_of_endless_paths_come_one_by_one_and_say_what_cannot_be_read(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    paths = itertools.cycle([tmp_path / "a.png", tmp_path / "none.png"])
+    found = list(itertools.islice(predictions(small_model(), paths, batch_size=4, device="cpu"), 10))
+    assert [one.error for one in found] == ["", "no such file"] * 5
+    assert found[1].outputs is None
+    with pytest.raises(UsageError, match=r"cannot read image .*none\.png: no such file"):
+        predict(small_model(), [tmp_path / "a.png", tmp_path / "none.png"], device="cpu")
 
 
 def test_differences_name_every_leaf():

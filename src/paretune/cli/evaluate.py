@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 from paretune.cli import options
 from paretune.cli.output import answer, say, table
 from paretune.errors import UsageError
+
+_WORST = {"multiclass": "wrong answers that the model is surest of", "regression": "largest errors"}
 
 
 def evaluate(
@@ -23,47 +26,92 @@ def evaluate(
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix into this .png, .svg or .pdf.")
     ] = None,
-    worst: Annotated[int, typer.Option(min=0, help="Show this many of the most frequent confusions.")] = 0,
+    worst: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Show this many of the most frequent confusions, and of the wrong images that the "
+            "model is surest of; for numbers, of the largest errors.",
+        ),
+    ] = 0,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the images of --worst into this .png.")
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Score a trained model on labelled images, overall and for every class, label or number.
 
-    If training split the data itself, val and train are the same images as in training.
-    """
+    If training split the data itself, val and train are the same images as in training. Accuracy has its interval of
+    95 %: what so few images cannot rule out.
+    """  # fmt: skip
     from paretune.checkpoint import load
     from paretune.data.task import known_task
     from paretune.data.transforms import evaluation
     from paretune.train.evaluate import evaluate, known_split
     from paretune.train.metrics import most_confused
     from paretune.train.tasks import kind_of
+    from paretune.train.worst import Worst
 
     model = load(out)
-    _check(model.task, confusion, worst)
+    _check(model.task, confusion, worst, sheet)
     if model.classes is None:
         raise UsageError(f"{out} kept the backbone's own head, whose outputs have no names to compare labels with")
     images = known_split(out, data, split, model.classes, skip_unreadable, known_task(model.task))
-    metrics = evaluate(model, images.through(evaluation(model.preprocessing)), batch_size, device, workers)
+    found = Worst(model, worst) if worst else None
+    through = images.through(evaluation(model.preprocessing))
+    metrics = evaluate(model, through, batch_size, device, workers, found.add if found else None)
+    mistakes = found.mistakes if found else []
     if confusion is not None:
         _draw(metrics, split, confusion)
+    if sheet is not None and mistakes:
+        _draw_worst(images, mistakes, f"{split}: {_WORST[model.task]}", sheet)
     pairs = most_confused(metrics.confusion, model.classes, worst) if worst and metrics.confusion else []
-    value = {"split": split, "task": model.task, **metrics.to_dict()}
+    value = {"split": split, "task": model.task, **metrics.to_dict(), **_interval(metrics)}
     if worst:
         value["worst"] = [{"class": true, "answer": said, "images": n} for true, said, n in pairs]
-    if confusion is not None:
-        value["confusion_picture"] = str(confusion)
-    answer(value, as_json, lambda: _say(metrics, split, kind_of(model).outputs[0], pairs, confusion))
+        value["worst_images"] = [{"path": images.title(one.image), **one.facts} for one in mistakes]
+    drawn = {"confusion_picture": confusion, "sheet": sheet if mistakes else None}
+    value |= {key: str(path) for key, path in drawn.items() if path is not None}
+
+    def text() -> None:
+        _say(metrics, split, kind_of(model).outputs[0], pairs)
+        if mistakes:
+            _say_worst([(images.name(one.image), one.facts) for one in mistakes], _WORST[model.task])
+        for path in drawn.values():
+            if path is not None:
+                say(f"saved in {path}")
+
+    answer(value, as_json, text)
 
 
-def _check(task: str, confusion: Path | None, worst: int) -> None:
+def _check(task: str, confusion: Path | None, worst: int, sheet: Path | None) -> None:
     """Refuse impossible options before anything is computed."""
-    if task != "multiclass" and (confusion is not None or worst):
+    from paretune.train.worst import AVAILABLE
+
+    if task != "multiclass" and confusion is not None:
+        raise UsageError(f"the model's task is {task}, which has no confusions of classes: leave out --confusion")
+    if task not in AVAILABLE and (worst or sheet is not None):
         raise UsageError(
-            f"the model's task is {task}, which has no confusions of classes: leave out --confusion and --worst"
+            f"the model's task is {task}: --worst and --sheet are not available for it, only for "
+            f"{' and '.join(AVAILABLE)}; leave them out"
         )
     if confusion is not None:
         from paretune.show.figure import check_plot
 
         check_plot(confusion)
+    if sheet is not None:
+        from paretune.show.worst import check_sheet
+
+        check_sheet(sheet, worst)
+
+
+def _interval(metrics) -> dict:
+    """The interval of the accuracy, where the task has one."""
+    from paretune.train.metrics import interval
+
+    if metrics.main != "accuracy":
+        return {}
+    return {"accuracy_interval": list(interval(metrics.accuracy, metrics.images))}
 
 
 def _draw(metrics, split: str, path: Path) -> None:
@@ -74,8 +122,16 @@ def _draw(metrics, split: str, path: Path) -> None:
     draw_confusion(metrics.confusion, list(metrics.per_class), title, path)
 
 
-def _say(metrics, split: str, output: str, pairs: list[tuple[str, str, int]], picture: Path | None) -> None:
-    from paretune.train.metrics import figure, told, word
+def _draw_worst(images, mistakes: Sequence, note: str, path: Path) -> None:
+    from paretune.show.worst import caption, draw_worst
+
+    pictures = [images.picture(one.image) for one in mistakes]
+    captions = [caption(images.name(one.image).rpartition("/")[2], one) for one in mistakes]
+    draw_worst(pictures, captions, note, path)
+
+
+def _say(metrics, split: str, output: str, pairs: list[tuple[str, str, int]]) -> None:
+    from paretune.train.metrics import figure, sure, told, word
 
     names = list(next(iter(metrics.per_class.values())))
     rows = [(name, *(figure(key, row[key]) for key in names)) for name, row in metrics.per_class.items()]
@@ -83,10 +139,19 @@ def _say(metrics, split: str, output: str, pairs: list[tuple[str, str, int]], pi
     if pairs:
         wrong = [(true, said, f"{n:,}") for true, said, n in pairs]
         table("most frequent wrong answers", ("class", "answer", "images"), wrong, words=2)
-    first, *others = (told(name, value) for name, value in metrics.scores.items())
+    (main, value), *others = metrics.scores.items()
     say(
-        f"{split} {first}, loss {metrics.loss:.4f}, {metrics.images:,} images, {metrics.images_per_second:.0f} images/s"
+        f"{split} {sure(main, value, metrics.images)}, loss {metrics.loss:.4f}, {metrics.images:,} images, "
+        f"{metrics.images_per_second:.0f} images/s"
     )
-    say(f"{split} {', '.join(others)}")
-    if picture is not None:
-        say(f"saved in {picture}")
+    say(f"{split} {', '.join(told(*other) for other in others)}")
+
+
+def _say_worst(rows: Sequence[tuple[str, dict]], title: str) -> None:
+    def written(value: str | float, key: str) -> str:
+        if isinstance(value, str):
+            return value
+        return f"{value:.1%}" if key == "probability" else f"{value:.4g}"
+
+    shown = [(name, *(written(value, key) for key, value in facts.items())) for name, facts in rows]
+    table(title, ("image", *rows[0][1]), shown, words=3)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import indent
 
 import typer
 
@@ -20,6 +21,15 @@ def answer(value: dict, as_json: bool, text: Callable[[], object]) -> None:
         typer.echo(json.dumps(value, indent=2))
     else:
         text()
+
+
+def stream(key: str, entries: Iterable[dict]) -> None:
+    """Print {key: [entries]} as JSON, each entry as soon as it is there; the text is that of `answer`."""
+    before = f'{{\n  "{key}": ['
+    for entry in entries:
+        typer.echo(f"{before}\n{indent(json.dumps(entry, indent=2), '    ')}", nl=False)
+        before = ","
+    typer.echo("\n  ]\n}")
 
 
 def say(text: str, err: bool = False) -> None:

@@ -62,11 +62,11 @@ class Tree:
 
     def images(self, folder: Path) -> list[Path]:
         """All images below one of the folders, sorted. Raises UsageError for a folder that cannot be read."""
-        found: list[Path] = []
-        for here, entry in walk(folder, self._meet):
-            if is_image(entry.name):
-                found.append(here / entry.name)
-        return sorted(found)
+        return list(self.each(folder))
+
+    def each(self, folder: Path) -> Iterator[Path]:
+        """The same images one by one; only the folders that are open are in memory."""
+        return (here / entry.name for here, entry in walk(folder, self._meet) if is_image(entry.name))
 
     def _meet(self, folder: Path) -> None:
         other = self.met.setdefault(place(folder), folder)
@@ -77,21 +77,22 @@ class Tree:
 
 
 def walk(folder: Path, enter: Callable[[Path], object]) -> Iterator[tuple[Path, os.DirEntry]]:
-    """Yield (where, entry) for everything below `folder` that is not a folder, without following loops.
+    """Yield (where, entry) for everything below `folder` that is not a folder, sorted, without following loops.
 
     `enter` is called with every folder before it is opened; a loop is not opened. Raises UsageError for a folder that
     cannot be read.
     """
-    waiting = [(folder, holders_of(folder))]
-    while waiting:
-        here, holders = waiting.pop()
-        for entry in listed(here):
-            path = here / entry.name
-            if not _is_folder(entry):
-                yield here, entry
-            elif (where := place(path)) not in holders:
-                enter(path)
-                waiting.append((path, holders | {where}))
+    opened = [(folder, holders_of(folder), iter(listed(folder)))]  # the folder that is read now, and those that hold it
+    while opened:
+        here, holders, entries = opened[-1]
+        entry = next(entries, None)
+        if entry is None:
+            opened.pop()
+        elif not _is_folder(entry):
+            yield here, entry
+        elif (where := place(path := here / entry.name)) not in holders:
+            enter(path)
+            opened.append((path, holders | {where}, iter(listed(path))))
 
 
 def holders_of(folder: Path) -> set[Place]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,7 @@ def table_parts(path: Path, task: Task | None = None, skip_unreadable: bool = Fa
     Raises UsageError for a file without rows or without the columns that the task needs, for answers that are empty or
     of the wrong kind, for missing files (all are named), and when a split is read, for unreadable images.
     """
-    rows = _rows(path)
+    rows = list(each_row(path))
     answers = [name for name in rows[0] if name not in ("path", "split", "")]
     task = task or _guessed(path, rows, answers)
     classes, targets = _READERS[task](path, rows, answers)
@@ -49,24 +50,40 @@ def _part(whole: Images, rows: list[int], split: str, skip_unreadable: bool) -> 
     return readable(whole.part(rows, split), skip_unreadable)
 
 
-def _rows(path: Path) -> Rows:
-    """The rows as {column: value}, stripped. Raises UsageError that names the line where something is wrong."""
+def each_row(path: Path) -> Iterator[dict[str, str]]:
+    """The rows as {column: value}, stripped, read one by one.
+
+    Raises UsageError that names the line where something is wrong; at the end for rows of another length than the
+    header, all of them.
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+        reader, row, crooked = csv.DictReader(file, skipinitialspace=True, strict=True), None, []
         try:
-            rows = list(reader)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            _check_columns(path, columns)
+            for i, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    crooked.append(i)
+                else:
+                    yield dict(zip(columns, (value.strip() for value in row.values()), strict=True))
         except (csv.Error, UnicodeDecodeError) as problem:
             raise UsageError(f"{plain(path)}, line {reader.line_num + 1}: {plain(problem)}") from None
-        columns = [name.strip() for name in reader.fieldnames or []]
-    if "path" not in columns or not rows:
-        has = some(columns) or "none"
-        raise UsageError(f"{plain(path)} needs a header row with the column path, and rows; it has {has}")
-    if len(set(columns)) < len(columns):
-        raise UsageError(f"{plain(path)} has two columns of one name: {some(columns)}")
-    crooked = [i + 2 for i, row in enumerate(rows) if None in row or None in row.values()]
+    if row is None:
+        raise _needs(path, columns)
     if crooked:
         raise UsageError(f"{plain(path)}, row {some(map(str, crooked))}: not as many values as the header has columns")
-    return [dict(zip(columns, (value.strip() for value in row.values()), strict=True)) for row in rows]
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    if "path" not in columns:
+        raise _needs(path, columns)
+    if len(set(columns)) < len(columns):
+        raise UsageError(f"{plain(path)} has two columns of one name: {some(columns)}")
+
+
+def _needs(path: Path, columns: list[str]) -> UsageError:
+    has = some(columns) or "none"
+    return UsageError(f"{plain(path)} needs a header row with the column path, and rows; it has {has}")
 
 
 def _splits(path: Path, rows: Rows) -> dict[str, list[int]]:

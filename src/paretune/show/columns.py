@@ -57,7 +57,7 @@ COLUMNS = (
     Column("macs", "MACs", "multiply-accumulates per image", whole),  # `present` chooses the unit
     Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
     Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
-    Column("accuracy", "accuracy", "share of right answers, and on what", percent),
+    Column("accuracy", "accuracy", "share of right answers, its 95 % interval, and on what", percent),
     Column("mean_average_precision", "mean AP", "of labels: the mean over them of the average precision", percent),
     Column("r2", "R2", "of target numbers: the share of their variance that is explained", times),
     Column("group_mean", "group mean", "of a ledger: the mean of the accuracies of the groups of tasks", percent),

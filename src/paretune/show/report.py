@@ -19,6 +19,7 @@ from paretune.show.models import Maps, asked, joined
 from paretune.show.panels import legend
 from paretune.show.scatters import scatters
 from paretune.show.sources import Row, read_sources
+from paretune.train.metrics import interval
 
 
 @dataclass(frozen=True)
@@ -79,13 +80,17 @@ def render(**content) -> str:
 
 
 def cell(row: Row, column: Column, mixed: bool) -> Cell:
-    """One figure; scores say what they were measured on where that is not the same for all."""
+    """One figure; accuracy has its interval of 95 %, scores say on what they were measured where that differs."""
     value = row.figures.get(column.key)
     if value is None:
         return Cell(None, "–")
     if column.key == "tokens" and row.tokens:
         return Cell(value, f"{row.tokens[0][0]} → {column.write(value)}")
-    return Cell(value, column.write(value), row.scored if mixed and column.key in SCORES else "")
+    about = [row.scored] if mixed and column.key in SCORES else []
+    if column.key == "accuracy" and row.tested:
+        low, high = interval(value, row.tested)
+        about.insert(0, f"{100 * low:.1f} to {100 * high:.1f} %")
+    return Cell(value, column.write(value), "; ".join(about))
 
 
 def scored(rows: Sequence[Row]) -> list[str]:

@@ -18,12 +18,12 @@ def sheet(
     captions: Sequence[Sequence[str]] | None = None,
     legend: Legend = (),
 ) -> Image.Image:
-    """Pictures of one size; titles per column, captions per picture, cut to the width of a picture.
+    """Pictures of one size; titles per column, captions per picture, their lines cut to the width of a picture.
 
     legend: (a small picture, what it means) side by side where they fit; without a picture on lines of their own.
     """
     width, height = rows[0][0].size
-    below = LINE + GAP if captions else GAP
+    below = GAP + LINE * max((text.count("\n") + 1 for row in captions or () for text in row), default=0)
     inside = len(titles) * (width + GAP) - GAP
     key = _key(legend, inside)
     canvas = Image.new("RGB", (inside + 2 * GAP, GAP + LINE + len(rows) * (height + below) + key.height), GROUND)
@@ -35,8 +35,9 @@ def sheet(
             top = GAP + LINE + row * (height + below)
             canvas.paste(pictures[column], (left, top))
             if captions:
-                words = cut(captions[row][column], width, CAPTION)
-                pen.text((left, top + height + 3), words, fill=SOFT, font=font(CAPTION))
+                for i, words in enumerate(captions[row][column].split("\n")):
+                    place = (left, top + height + 3 + i * LINE)
+                    pen.text(place, cut(words, width, CAPTION), fill=SOFT, font=font(CAPTION))
     canvas.paste(key, (GAP, canvas.height - key.height))
     return canvas
 

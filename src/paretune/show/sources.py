@@ -35,6 +35,7 @@ class Row:
     name: as the report calls it; recipe: as the source calls it
     figures {column: value}: see `columns.COLUMNS`; what is missing was not measured
     scored: on what its score was measured; scores with another `scored` or `data` (a fingerprint) do not compare
+    tested: on how many images it was measured; 0 if it is a mean over data sets, or none
     identity: backbone, image size, adapters and reducer as JSON text; None where the source does not say
     tokens: (in attention, in the MLP) of every block, prefix included
     origin: the folder or file that it was read from, and the one that its times come from if that is another
@@ -46,6 +47,7 @@ class Row:
     figures: dict[str, float]
     batch: int | None = None
     scored: str = ""
+    tested: int = 0
     data: str = ""
     identity: str | None = None
     tokens: tuple[tuple[int, int], ...] = ()
@@ -133,15 +135,15 @@ def read_run(folder: Path, config: dict) -> Source:
     """A folder that `paretune train` or `paretune.save` wrote; what only the model itself tells is added later."""
     record = read(folder / RECORD, formats.RECORD, "train again") if (folder / RECORD).exists() else {}
     figures: dict[str, float] = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
-    scored = data = ""
+    scored, data, tested = "", "", 0
     if score := next((score for score in SCORES if record.get(f"best_val_{score}") is not None), None):
         figures[score] = record[f"best_val_{score}"]
         val = record["data"]["val"]
-        data = str(val.get("fingerprint", ""))
+        data, tested = str(val.get("fingerprint", "")), val["images"]
         scored = f"{val['images']:,} validation images of {named(val)}"
     name = record.get("recipe") or folder.resolve().name
     who = identity(config["base_model_name_or_path"], config["preprocessing"]["input_size"][1:], config)
-    row = Row(name, name, figures, scored=scored, data=data, identity=who)
+    row = Row(name, name, figures, scored=scored, tested=tested, data=data, identity=who)
     return Source(folder, "run", (row,), tuple(_run_facts(config, record)), config)
 
 
@@ -214,7 +216,7 @@ def read_demo(path: Path, content: dict) -> Source:
     for row in content["rows"]:
         figures = {key: row[key] for key in keys} | {"ms_per_image": 1e3 / row["images_per_second"]}
         name, data = row["method"], f"demo, seed {content['seed']}"
-        rows.append(Row(name, name, known(figures), batch=64, scored=scored, data=data))
+        rows.append(Row(name, name, known(figures), batch=64, scored=scored, tested=images["test"], data=data))
     facts = (
         (
             "training",

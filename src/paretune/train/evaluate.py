@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
@@ -24,20 +24,29 @@ from paretune.train.metrics import Metrics
 from paretune.train.runfolder import RECORD, SETTINGS, STATE
 from paretune.train.tasks import check_task, kind_of
 
+Watch = Callable[[Tensor, Tensor], object]
+"""Is called with the outputs and targets of every batch, on the CPU."""
+
 
 def evaluate(
-    model: nn.Module, dataset: Samples, batch_size: int = 64, device: str = "auto", workers: int = 0
+    model: nn.Module,
+    dataset: Samples,
+    batch_size: int = 64,
+    device: str = "auto",
+    workers: int = 0,
+    watch: Watch | None = None,
 ) -> Metrics:
     """`model` in evaluation mode on `dataset`, which gives (image (3, H, W), target) and has `classes`.
 
-    The model stays on `device` ("auto", "cpu", "cuda") and in evaluation mode afterwards. Raises UsageError if the
-    task of the data differs from the model's, and if outputs are not finite.
+    `watch` sees the batches in the order of the data set. The model stays on `device` ("auto", "cpu", "cuda") and in
+    evaluation mode afterwards. Raises UsageError if the task of the data differs from the model's, and if outputs are
+    not finite.
     """
     check_task(model, dataset)
     where = pick_device(device)
     loader = DataLoader(for_torch(dataset), batch_size, num_workers=workers)
     batches = ((images.to(where), targets.to(where)) for images, targets in loader)
-    return score(model.to(where), batches, dataset.classes)
+    return score(model.to(where), batches, dataset.classes, watch=watch)
 
 
 @torch.inference_mode()
@@ -47,6 +56,7 @@ def score(
     classes: Sequence[str],
     gather: Callable = lambda pair: pair,
     precision: Callable[[], AbstractContextManager] = nullcontext,
+    watch: Watch | None = None,
 ) -> Metrics:
     """Metrics over `batches` of (images, targets) on the model's device, for the model's task.
 
@@ -63,6 +73,8 @@ def score(
         losses = kind.losses(outputs, targets)
         if not torch.isfinite(losses).all():  # the metric would leave NaN out of the mean
             raise Diverged("the model's answers are no finite numbers: train it again with a smaller learning rate")
+        if watch is not None:
+            watch(outputs, targets)
         loss.update(losses)
         found.append((kind.kept(outputs), targets))
     answers, targets = (torch.cat(parts) for parts in zip(*found, strict=True))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from paretune.data.images import open_image
+from paretune.data.images import UnreadableImage, open_image
 from paretune.data.transforms import evaluation
 from paretune.errors import UsageError
 from paretune.train.device import pick_device
@@ -18,7 +21,23 @@ Prediction = tuple[str, list[tuple[str, float]]]  # path, [(class, probability),
 TOP = 5
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model says of one image file.
+
+    Attributes:
+        path: the file.
+        best: [(name, value), ...], as in `predict`; empty if the file cannot be read.
+        outputs: (C,) all probabilities or numbers, in the model's order; None if the file cannot be read.
+        error: why the file cannot be read; "" if it can.
+    """
+
+    path: str
+    best: list[tuple[str, float]]
+    outputs: Tensor | None
+    error: str = ""
+
+
 def predict(
     model, paths: Sequence[str | Path], top: int | None = None, batch_size: int = 32, device: str = "auto"
 ) -> list[Prediction]:
@@ -32,29 +51,85 @@ def predict(
     gives class numbers. Raises UnreadableImage for a file that cannot be decoded, and UsageError if `top` is given for
     a regression or if outputs are not finite.
     """
-    if model.task == "regression" and top is not None:
-        raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")
-    where, transform = pick_device(device), evaluation(model.preprocessing)
-    model.to(where).eval()
-    read, found = kind_of(model).read, []
-    for some in _chunks(paths, batch_size):
-        images = torch.stack([transform(open_image(path)) for path in some]).to(where)
-        values = read(model(images).float())
-        if not torch.isfinite(values).all():
-            raise UsageError(
-                f"the model's answers to {some[0]}, or to others of its batch, are no finite numbers: train it again "
-                "with a smaller learning rate"
-            )
-        found += [(str(path), _chosen(row, model, top)) for path, row in zip(some, values, strict=True)]
+    found = []
+    for one in predictions(model, paths, top, batch_size, device):
+        if one.error:
+            raise UnreadableImage(one.path, one.error)
+        found.append((one.path, one.best))
     return found
 
 
-def _chunks(paths: Sequence, size: int) -> Iterator[Sequence]:
-    return (paths[start : start + size] for start in range(0, len(paths), size))
+def predictions(
+    model,
+    paths: Iterable[str | Path],
+    top: int | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    workers: int = 0,
+) -> Iterator[Answer]:
+    """The answers of `predict` one by one, for any number of images: no more than a few batches are in memory.
+
+    A file that cannot be decoded is an answer with an `error`. `workers` processes decode, 0: this one. Raises
+    UsageError as `predict`.
+    """
+    if model.task == "regression" and top is not None:
+        raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")
+    model.to(pick_device(device)).eval()
+    decoded = _Decoded(evaluation(model.preprocessing))
+    loader = DataLoader(decoded, batch_size, sampler=map(str, paths), num_workers=workers, collate_fn=_together)
+    return (answer for batch in loader for answer in _answers(model, top, *batch))
 
 
-def _chosen(row: torch.Tensor, model, top: int | None) -> list[tuple[str, float]]:
-    names = model.classes or [str(i) for i in range(len(row))]
+class _Decoded(Dataset):
+    """path -> (path, the image as the model takes it, or why it cannot be read)"""
+
+    def __init__(self, transform: Callable):
+        self.transform = transform
+
+    def __getitem__(self, index: str) -> tuple[str, Tensor | str]:
+        try:
+            return index, self.transform(open_image(index))
+        except UnreadableImage as problem:
+            return index, problem.reason
+
+
+def _together(items: list[tuple[str, Tensor | str]]) -> tuple[list[str], list[str], Tensor | None]:
+    """The paths, what is wrong with each ("": nothing), and those images (n, 3, H, W) that can be read."""
+    images = [image for _, image in items if isinstance(image, Tensor)]
+    errors = [found if isinstance(found, str) else "" for _, found in items]
+    return [path for path, _ in items], errors, torch.stack(images) if images else None
+
+
+def _answers(model, top: int | None, paths: list[str], errors: list[str], images: Tensor | None) -> Iterator[Answer]:
+    first = next((path for path, error in zip(paths, errors, strict=True) if not error), "")
+    rows = iter(() if images is None else _outputs(model, images, first))
+    for path, error in zip(paths, errors, strict=True):
+        if error:
+            yield Answer(path, [], None, error)
+        else:
+            row = next(rows)
+            yield Answer(path, _chosen(row, model, top), row)
+
+
+@torch.inference_mode()
+def _outputs(model, images: Tensor, first: str) -> Tensor:
+    """Probabilities or numbers (n, C) on the CPU; `first` is the path of the first image."""
+    values = kind_of(model).read(model(images.to(next(model.parameters()).device)).float()).cpu()
+    if not torch.isfinite(values).all():
+        raise UsageError(
+            f"the model's answers to {first}, or to others of its batch, are no finite numbers: train it again "
+            "with a smaller learning rate"
+        )
+    return values
+
+
+def names_of(model, outputs: int) -> list[str]:
+    """What the outputs are called; numbers from 0 if the model has no names for them."""
+    return model.classes or [str(i) for i in range(outputs)]
+
+
+def _chosen(row: Tensor, model, top: int | None) -> list[tuple[str, float]]:
+    names = names_of(model, len(row))
     if model.task == "regression":
         return list(zip(names, row.tolist(), strict=True))
     values, indices = row.topk(min(top or (TOP if model.task == "multiclass" else len(row)), len(row)))
