@@ -166,7 +166,7 @@ def test_ctrl_c_says_how_to_go_on_and_resuming_ends_as_if_nothing_happened(tree,
 
 
 def _train(data, out, *more):
-    return cli("train", "--data", data, *TINY, "--out", out, *FAST, *more)
+    return cli("train", "--data", data, *TINY, "--out", out, "--recipe", "sparse-tuning", *FAST, *more)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from paretune.data.table import sorted_names
 from paretune.data.task import balance, class_count
 from paretune.data.verify import verify
 from paretune.errors import UsageError, plain, quoted
+from paretune.files import cache_folder
 from paretune.train.runfolder import RunFolder, comparable, differences
 
 BOTH = ("ant", "bee")
@@ -243,7 +244,7 @@ def test_what_was_decoded_before_is_not_decoded_again(tmp_path, monkeypatch):
     os.utime(tmp_path / "bee" / "1.png", (5, 5))
     open_split(tmp_path, "all", BOTH)
     assert sorted(title[-9:] for title in decoded) == ["ant/0.png", "bee/1.png"]
-    for file in memory._folder().iterdir():
+    for file in (cache_folder() / "pictures").iterdir():
         file.write_text('{"version": "' + memory.VERSION + '", "pictures": {"ant/0.png": [[1], 2, 3], "x": null}}')
     decoded.clear()
     open_split(tmp_path, "all", BOTH)
@@ -306,7 +307,7 @@ def test_a_picture_that_goes_bad_in_training_is_named_or_skipped(tmp_path, monke
     bad = tmp_path / "data" / "train" / "bee" / "1.png"
     spoil_before(monkeypatch, bad)
     train = ["train", "--data", tmp_path / "data", "--model", "paretune_tiny", "--no-pretrained", "--epochs", 1,
-             "--batch-size", 2, "--workers", workers, "--augment", augment, "--out"]  # fmt: skip
+             "--recipe", "lora", "--batch-size", 2, "--workers", workers, "--augment", augment, "--out"]  # fmt: skip
     done = cli(*train, tmp_path / "strict")
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith(f"paretune: cannot read image {bad}: not an image file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -23,6 +24,7 @@ from paretune.cli.show import show
 from paretune.cli.suite import app as suite
 from paretune.cli.train import Resumable, train
 from paretune.errors import UsageError, printable
+from paretune.version import __version__
 
 # The exceptions of click for unknown arguments; some versions of typer contain their own copy of click.
 _Misused = typer.BadParameter.__bases__[0]
@@ -59,13 +61,29 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="paretune",
-    help="Pare tokens, tune few parameters: adapt pretrained Vision Transformers with adapters and token reducers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # typer's panels cut long option names off at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"paretune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Pare tokens, tune few parameters: adapt pretrained Vision Transformers with adapters and token reducers."""
+
+
 app.command(cls=Resumable)(train)
 app.command("eval")(evaluate)
 app.command()(predict)

@@ -30,6 +30,7 @@ from paretune.tensorfile import heads, opened, write_tensors
 RECORD, STATE, LOGS = "record.json", "state", "logs"
 SETTINGS, EPOCH, LOCK = "settings.json", "epoch.safetensors", "lock"
 MODEL_FILES = ("adapter_config.json", "adapter_model.safetensors", "backbone.safetensors")
+UNSAID = {"choose": "score", "patience": None}  # what settings mean that do not say it
 OVERWRITE = "overwrite the run instead of resuming it"
 
 
@@ -128,9 +129,9 @@ class RunFolder:
         return "a saved model" if any((self.out / name).exists() for name in MODEL_FILES) else None
 
     def _check_resumable(self) -> None:
-        then = {"choose": "score", "patience": None, **completed(self.asked())}
+        then, now = ({**UNSAID, **completed(one)} for one in (self.asked(), self.settings))
         command = {"command": then.get("command")}  # says how the run was asked for, which may change
-        if changes := list(differences(then | command, comparable(then, self.settings) | command)):
+        if changes := list(differences(then | command, comparable(then, now) | command)):
             raise UsageError(f"cannot resume the run in {self.out}, these settings differ: {'; '.join(changes)}")
 
     def _remove_run(self) -> None:
