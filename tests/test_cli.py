@@ -190,6 +190,7 @@ def _train(data, out, *more):
         (("--val-share", "1.5"), "between 0 and 1"),
         (("--warmup-epochs", "5"), "warmup_epochs=5 must be from 0 to below epochs=2"),
         (("--device", "cdua"), "unknown device 'cdua': did you mean cuda"),
+        (("--device", "gpu"), "did you mean cuda"),
         (("--mixed-precision", "fp16"), "needs a GPU"),
         (("--resume",), "no interrupted run"),
         (("--resume", "--overwrite"), "exclude each other"),
@@ -200,6 +201,17 @@ def _train(data, out, *more):
 def test_requests_that_cannot_be_met_end_in_one_sentence(tree, tmp_path, options, sentence):
     assert sentence in refused(_train(tree, tmp_path / "out", *options))
     assert not (tmp_path / "out" / "record.json").exists()
+
+
+@pytest.mark.parametrize(("asked", "here"), [("--learning-rate", "--lr"), ("--weights", "--checkpoint")])
+def test_the_names_of_other_tools_lead_to_ours(asked, here):
+    done = cli("train", "--data", "photos", "--out", "run", asked, "1")
+    assert done.exit_code == 2
+    assert f"No such option: {asked} Did you mean {here}?" in done.stderr
+
+
+def test_the_version_is_told():
+    assert cli("--version").stdout == f"paretune {pt.__version__}\n"
 
 
 def _one_class(root):

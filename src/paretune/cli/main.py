@@ -32,6 +32,16 @@ _Misused = typer.BadParameter.__bases__[0]
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
+# What other tools call an option, and what it is called here.
+OTHER_NAMES = {
+    "--learning-rate": "--lr", "--backbone": "--model", "--dataset": "--data", "--output": "--out",
+    "--output-dir": "--out", "--weights": "--checkpoint", "--img-size": "--image-size", "--resolution": "--image-size",
+    "--size": "--image-size", "--gpu": "--device cuda", "--bs": "--batch-size", "--num-workers": "--workers",
+    "--amp": "--mixed-precision bf16", "--fp16": "--mixed-precision fp16", "--bf16": "--mixed-precision bf16",
+    "--method": "--recipe", "--top-k": "--top", "--num-epochs": "--epochs",
+}  # fmt: skip
+
+
 class _Commands(TyperGroup):
     """Ends with one sentence on stderr: exit code 2 if the command must be changed, 1 if the disk is full. Real bugs
     keep their traceback."""
@@ -42,6 +52,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except _Misused as error:  # such as a value that is not of its option's type: as long as the value
             error.message = str(UsageError(error.message))
+            if (name := OTHER_NAMES.get(getattr(error, "option_name", ""))) is not None:
+                error.message += f" Did you mean {name}?"
             raise
         except UsageError as error:
             sentence = str(error)

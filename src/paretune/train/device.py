@@ -11,6 +11,8 @@ DEVICES = ("auto", "cpu", "cuda")
 
 def pick_device(asked: str) -> torch.device:
     """ "auto" is the accelerator that torch finds, otherwise the CPU. UsageError if the requested device is missing."""
+    if asked == "gpu":
+        raise UsageError("unknown device 'gpu': did you mean cuda?")
     if asked not in DEVICES:
         raise unknown("device", asked, list(DEVICES))
     if asked == "cuda" and not torch.cuda.is_available():
