@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from paretune.cli.ablate import ablate
+from paretune.cli.advise import advise
 from paretune.cli.bench import bench
 from paretune.cli.compare import compare
 from paretune.cli.cost import cost
@@ -97,6 +98,7 @@ def main(
 
 
 app.command(cls=Resumable)(train)
+app.command()(advise)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(show)

@@ -86,7 +86,7 @@ def choose(
 
     Raises Diverged if every try does.
     """
-    search = _Search(build, validate, seed, tell, settings)
+    search = Search(build, validate, seed, tell, settings)
     linear = recipe("linear")
     first = search.best(linear, train)
     if len(train) < FEW:
@@ -113,7 +113,9 @@ def _part(images: ImageSet, seed: int) -> ImageSet:
     return images.part(drawn, "a part to try on")
 
 
-class _Search:
+class Search:
+    """Short trainings on parts of a data set, and what came of them in `tries`."""
+
     def __init__(self, build: Build, validate: ImageSet, seed: int, tell: Callable[[str], None], settings: dict):
         self.build, self.validate, self.seed, self.tell, self.settings = build, validate, seed, tell, settings
         self.tries: list[Try] = []
