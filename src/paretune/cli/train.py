@@ -90,6 +90,7 @@ def train(
             "cannot tell from the best, the one of the lowest loss; loss, the lowest."
         ),
     ] = "careful",
+    memory: options.Memory = "full",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run; --resume --out OUT is enough.")
     ] = False,
@@ -123,7 +124,7 @@ def train(
         result = fit_on(
             adapted, images.train, images.val, chosen.schedule, out,
             seed=seed, workers=workers, mixed_precision=mixed_precision, accumulate=accumulate, device=device,
-            resume=resume, overwrite=overwrite, choose=choose_epoch, notes=_notes(chosen, set_),
+            resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory, notes=_notes(chosen, set_),
             command=context.meta[WORDS],
         )  # fmt: skip
     except KeyboardInterrupt:

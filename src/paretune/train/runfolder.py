@@ -128,7 +128,7 @@ class RunFolder:
             raise UsageError(f"the run in {self.out} is finished: there is nothing to resume")
         if not (self.state / SETTINGS).exists():
             raise UsageError(f"there is no interrupted run in {self.out} to resume: start it without resume")
-        then = {"choose": "score", **completed(self.asked())}
+        then = {"choose": "score", "memory": "full", **completed(self.asked())}
         command = {"command": then.get("command")}  # says how the run was asked for, which may change
         if changes := list(differences(then | command, comparable(then, self.settings) | command)):
             raise UsageError(f"cannot resume the run in {self.out}, these settings differ: {'; '.join(changes)}")
