@@ -104,7 +104,7 @@ def test_a_resumed_run_goes_on_with_the_share_of_its_epoch(tmp_path):
     counting = Counting(parts)
 
     def interrupted(reducer, args):
-        if len(counting.seen["train"]) == 1 + 2 * 2 + 1 and reducer.training:  # in the first batch of epoch 2
+        if len(counting.seen["train"]) == 2 * 2 + 1 and reducer.training:  # in the first batch of epoch 2
             raise KeyboardInterrupt
 
     hook = parts.reducer.register_forward_pre_hook(interrupted)
@@ -114,7 +114,7 @@ def test_a_resumed_run_goes_on_with_the_share_of_its_epoch(tmp_path):
     again = small_model()
     counting = Counting(again)
     fit(again, train, val, SCHEDULE, tmp_path / "parts", device="cpu", quiet=True, resume=True)
-    assert counting.seen["train"][1:] == [13, 13, 9, 9]
+    assert counting.seen["train"] == [13, 13, 9, 9]
     tensors = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts")]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0] | tensors[1])
 

@@ -219,8 +219,8 @@ def test_a_run_goes_on_with_the_memory_that_it_began_with(tmp_path):
 
 
 def test_another_memory_is_refused_by_name(tmp_path):
-    with pytest.raises(pt.UsageError, match=r"unknown memory 'least': known: full, exact, low"):
-        run(tmp_path, memory="least")
+    with pytest.raises(pt.UsageError, match=r"unknown memory 'tiny': known: full, exact, low"):
+        run(tmp_path, memory="tiny")
 
 
 # ------------------------------------------------------------------------------------------------------- what is told

@@ -23,8 +23,8 @@ TRIALS = 3  # the heap takes some steps to reach its final size
 def process_bytes(losses: nn.Module, batch: Callable[[int], tuple], batch_size: int, device: torch.device) -> int:
     """The most bytes that a process which trains will hold: those of the device, or of the whole process on a CPU.
 
-    losses: `losses(*batch(n))` gives {name: loss} for n images. Forward and backward pass run for two images and
-    for three, which tells what all tensors together take for every batch size. On a CPU the holes between tensors can take
+    losses: `losses(*batch(n))` gives {name: loss} for n images. Forward and backward pass run for two images and for
+    three, which tells what all tensors together take for every batch size. On a CPU the holes between tensors can take
     as much again, and only a trial shows it. So if there is room, a whole batch runs a few times. Gradients are removed
     and buffers restored. What is held then includes libraries, weights and images in memory.
     """
