@@ -243,7 +243,8 @@ def test_ratios_refer_to_another_recipe_on_request_and_it_takes_part():
 
 
 KEYS = {
-    None: "kind version date machine model image_size dtype compile train merged rounds baseline complete rows warmup",
+    None: "kind version date machine model image_size dtype compile train merged memory rounds baseline complete rows "
+    "warmup",
     "machine": "device name threads cores platform python torch timm paretune torchvision accelerate pillow numpy",
     "row": "recipe batch settings cost macs_ratio forward wall_per_macs step memory error compile_seconds",
     "forward": "seconds median quartiles ratio ratio_quartiles ms_per_image images_per_second",

@@ -14,8 +14,8 @@ import paretune as pt
 from paretune.core.method import Shape
 from paretune.data import ImageArrays
 from paretune.data.transforms import evaluation
+from paretune.measure.memory import saved_bytes
 from paretune.train.fit import fit
-from paretune.train.memory import training_bytes
 
 SHAPE = Shape(depth=12, width=16, head_width=8, grid=(6, 6), prefix=1)
 SHRINKING = pt.EViT(keep=0.5, blocks=(1,), shrink_start=1, shrink_epochs=2)
@@ -85,18 +85,16 @@ def test_the_trainer_tells_it_every_epoch_and_evaluates_with_the_final_share(tmp
     model = small_model()
     counting = Counting(model)
     fit(model, *small_sets(model), SCHEDULE, tmp_path, device="cpu", quiet=True)
-    announced, *trained = counting.seen["train"]
-    assert announced == TOKENS[0], "the memory is announced for the first epoch, which is the largest"
-    assert trained == [left for left in TOKENS for _ in range(2)]  # two batches an epoch
+    assert counting.seen["train"] == [left for left in TOKENS for _ in range(2)]  # two batches an epoch
     assert set(counting.seen["eval"]) == {9}
     assert model.run(torch.zeros(1, 3, 16, 16)).tokens.patches == 9
 
 
 def test_all_patches_in_the_first_epochs_need_the_memory_of_all_patches():
-    image, model = torch.zeros(3, 16, 16), small_model()
-    short = training_bytes(model, image, 8)
+    images, model = torch.zeros(8, 3, 16, 16), small_model()
+    short = saved_bytes(model, images)
     model.reducer.at_epoch(0)
-    assert training_bytes(model, image, 8) > short
+    assert saved_bytes(model, images) > short
 
 
 def test_a_resumed_run_goes_on_with_the_share_of_its_epoch(tmp_path):
@@ -106,7 +104,7 @@ def test_a_resumed_run_goes_on_with_the_share_of_its_epoch(tmp_path):
     counting = Counting(parts)
 
     def interrupted(reducer, args):
-        if len(counting.seen["train"]) == 1 + 2 * 2 + 1 and reducer.training:  # in the first batch of epoch 2
+        if len(counting.seen["train"]) == 2 * 2 + 1 and reducer.training:  # in the first batch of epoch 2
             raise KeyboardInterrupt
 
     hook = parts.reducer.register_forward_pre_hook(interrupted)
@@ -116,7 +114,7 @@ def test_a_resumed_run_goes_on_with_the_share_of_its_epoch(tmp_path):
     again = small_model()
     counting = Counting(again)
     fit(again, train, val, SCHEDULE, tmp_path / "parts", device="cpu", quiet=True, resume=True)
-    assert counting.seen["train"][1:] == [13, 13, 9, 9]
+    assert counting.seen["train"] == [13, 13, 9, 9]
     tensors = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "parts")]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0] | tensors[1])
 

@@ -45,14 +45,17 @@ CORE = {
     "core/layers": {"core/leaf", "core/method"},
     "core/target_units": {"core/leaf"},
     "core/packed": set(),
+    "core/memory": {"errors"},
     "core/quantised": {"core/packed"},
     "core/peft_modules": {"core/method", "errors"},
     "core/attention": {"core/reduction"},
     "core/tokens": {"core/reduction"},
     "core/method": {"core/attention", "core/reduction", "core/tokens"},
-    "core/anatomy": {"core/attention", "core/layers", "core/method", "core/reduction", "core/tokens", "errors"},
+    "core/anatomy": {
+        *("core/attention", "core/layers", "core/memory", "core/method", "core/reduction", "core/tokens", "errors"),
+    },
     "core/body": {"core/anatomy", "core/layers", "core/leaf", "core/method", "errors"},
-    "core/model": {"core/anatomy", "core/attention", "core/method", "core/tokens"},
+    "core/model": {"core/anatomy", "core/attention", "core/memory", "core/method", "core/tokens"},
 }
 ADAPTER = {"core/body", "core/method", "core/leaf", "core/tokens", "core/quantised", "errors"}
 REDUCER = {"core/attention", "core/method", "core/reduction", "core/tokens", "core/quantised"}

@@ -108,7 +108,9 @@ def test_dropout_sits_in_the_bottleneck_and_only_in_training():
 
 
 @pytest.mark.parametrize(
-    ("before", "names"), [("attn mlp", {"qkv", "fc1"}), ("attn", {"qkv"}), ("mlp", {"fc1"})], ids=str
+    ("before", "names"),
+    [("attn mlp", {"qkv", "fc1"}), ("attn", {"qkv"}), ("mlp", {"fc1"})],
+    ids=["both", "attn", "mlp"],
 )
 def test_it_precedes_attention_and_mlp_of_every_block(before, names):
     found = leaves(adapted(adapters=[pt.RepAdapter(before=before)]))

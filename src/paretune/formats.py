@@ -130,7 +130,7 @@ RECORD = record(
 )  # fmt: skip
 SETTINGS = record(
     {"schedule": SCHEDULE, "seed": SEED, "data": DATA},
-    {"recipe": NAME, "set": SET, "choose": NAME, "command": SET},
+    {"recipe": NAME, "set": SET, "choose": NAME, "memory": NAME, "command": SET},
     anything,
 )
 FACTS = record(

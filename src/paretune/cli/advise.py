@@ -63,14 +63,13 @@ def _say(found: Advice, remarks: list[str], name: str) -> None:
     score = figure(found.metric, found.probe.score)
     sure = "" if found.interval is None else f" ({found.interval[0]:.1%} to {found.interval[1]:.1%})"
     say(f"{name}: {train:,} images to train on, {validate:,} to validate")
-    say(
-        f"linear probe: {word(found.metric)} {score}{sure}, loss {found.probe.loss:.3f}, at learning rate {found.probe.lr:g}"
-    )
+    found_at = f"loss {found.probe.loss:.3f}, at learning rate {found.probe.lr:g}"
+    say(f"linear probe: {word(found.metric)} {score}{sure}, {found_at}")
     curve = [f"{one.images:,} images {figure(found.metric, one.score)}, loss {one.loss:.3f}" for one in found.curve]
     say(f"learning curve: {'; '.join(curve)}")
     table(
         "what a training costs here",
-        ("recipe", "trained", "file", "memory", "computed once", "epochs", "time"),
+        ("recipe", "trained", "file", "memory, program left out", "computed once", "epochs", "time"),
         [
             (
                 one.recipe,

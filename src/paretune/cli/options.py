@@ -39,6 +39,13 @@ Checkpoint = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")]
 Workers = Annotated[int, typer.Option(min=0, max=1024, help="Processes that load images; 0 loads in the main one.")]
+Memory = Annotated[
+    str,
+    typer.Option(
+        help="What a batch keeps for the backward pass: full; exact, less, by computing parts again, with the same "
+        "gradients; low, less, by 8-bit derivatives of GELUs."
+    ),
+]
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out unreadable images, at the start and during training.")
 ]

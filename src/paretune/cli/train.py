@@ -108,6 +108,7 @@ def train(
             "cannot tell from the best, the one of the lowest loss; loss, the lowest."
         ),
     ] = "careful",
+    memory: options.Memory = "full",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run; --resume --out OUT is enough.")
     ] = False,
@@ -153,7 +154,7 @@ def train(
             choice, chosen, notes = None, known, {}
         result = fit_on(
             make(chosen), images.train, images.val, chosen.schedule, out,
-            **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch,
+            **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory,
             patience=patience or (choice and choice.patience), notes=_notes(chosen, set_) | notes,
             command=context.meta[WORDS],
         )  # fmt: skip

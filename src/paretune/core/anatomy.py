@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from paretune.core.attention import log_size
 from paretune.core.layers import layers
+from paretune.core.memory import in_eight_bits
 from paretune.core.method import Foreign, Shape
 from paretune.core.reduction import widened
 from paretune.core.tokens import Tokens
@@ -30,6 +31,7 @@ from paretune.errors import UsageError
 MODELS = (VisionTransformer, VisionTransformerDistilled, Eva)
 BLOCKS = (Block, ResPostBlock, EvaBlock, EvaBlockPostNorm)
 ATTENTIONS = (timm.layers.Attention, timm.layers.AttentionRope, EvaAttention)
+GELUS = (nn.GELU, timm.layers.GELU, timm.layers.GELUTanh, timm.layers.QuickGELU)
 POOLS = ("token", "avg", "avgmax", "max", "map")
 
 
@@ -205,6 +207,14 @@ def out(attn: Foreign, y: Tensor, h: Tensor) -> Tensor:
 def attention_dropout(attn: Foreign) -> float:
     """The current dropout probability of the attention map: 0 in evaluation mode."""
     return attn.attn_drop.p if attn.training else 0.0
+
+
+def coded(mlp: Foreign) -> Callable[[Tensor], Tensor] | None:
+    """This MLP, h (B, N, D) -> (B, N, D), with the derivative of its GELU kept in 8 bits; None for other MLPs."""
+    if type(mlp) is not timm.layers.Mlp or type(mlp.act) not in GELUS:
+        return None
+    act = in_eight_bits(mlp.act)
+    return lambda h: mlp.drop2(mlp.fc2(mlp.norm(mlp.drop1(act(mlp.fc1(h))))))
 
 
 def final_norm(model: Foreign, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from paretune.core import anatomy
 from paretune.core.attention import Look, attend
+from paretune.core.memory import Memory, computed_again
 from paretune.core.method import Branch, Foreign, Method, Reducer, Run, Site, Watch, known, unwatched
 from paretune.core.tokens import Tokens
 
@@ -21,6 +22,7 @@ class Adapted(nn.Module):
     classes: names of the outputs, or None if the model keeps the backbone's own head
     task: what the outputs are: "multiclass" and "multilabel" logits, "regression" numbers in the units of the targets
     preprocessing: how images become tensors; spec: the settings that the model was made from, None once it is merged
+    memory: what a training forward pass keeps for its backward pass, see `core.memory`; evaluation ignores it
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Adapted(nn.Module):
         self.reducer = reducer
         self.classes = classes
         self.task = task
+        self.memory: Memory = "full"
         self.preprocessing = anatomy.preprocessing(backbone)
         self.spec = spec
 
@@ -85,8 +88,8 @@ class Adapted(nn.Module):
         if reducer is not None:
             tokens = tokens.shrink(i, reducer(i, look, tokens))  # features, sizes, RoPE, carried states
             watch("reducer", i, tokens)
-        h = block.pre2(tokens.x)  # (B, N', D), N' <= N
-        y = block.post2(self.mlp(i, block, tokens)(h))
+        h, y = self.mlp(i, block, tokens)(tokens.x)  # (B, N', D) each, N' <= N
+        y = block.post2(y)
         watch("mlp", i, tokens)
         return self.ask(Site(i, "mlp", tokens.x, h, y), tokens.plus(y), watch)
 
@@ -98,13 +101,20 @@ class Adapted(nn.Module):
         watch("branches", at.block, tokens)
         return tokens
 
-    def mlp(self, i: int, block: anatomy.BlockView, tokens: Tokens) -> Callable[[Tensor], Tensor]:
-        """The MLP of block i. If a branch asks for it, it is computed for some of the patches only."""
-        mlp = block.mlp
+    def mlp(self, i: int, block: anatomy.BlockView, tokens: Tokens) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Norm and MLP of block i, x -> (h, y). If a branch asks for it, the MLP runs for some of the patches only."""
+        thrifty = self.memory != "full" and self.training and tokens.x.requires_grad
+        coded = anatomy.coded(block.mlp) if thrifty and self.memory == "low" else None
+        mlp = coded or block.mlp
         for branch in self.branches:
             if (reduction := known(Branch, branch).around(i, tokens)) is not None:
                 mlp = tokens.around(reduction, mlp)
-        return mlp
+
+        def run(x: Tensor) -> tuple[Tensor, Tensor]:
+            h = block.pre2(x)
+            return h, mlp(h)
+
+        return computed_again(run) if thrifty and coded is None else run
 
     def methods(self) -> Iterator[Method]:
         """Every branch, every leaf and the reducer."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import torch
 
 from paretune.catalogue import RECIPES, Recipe, recipe
+from paretune.core.memory import known
 from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.timing import resident
 from paretune.timing.models import DTYPES, TIMM, Terms
@@ -41,6 +42,7 @@ def bench(
     warmup: int = 2,
     threads: int | None = None,
     rss: bool | None = None,
+    memory: str = "full",
     watch: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Bench:
     """Measure recipes beside the plain backbone on this machine. Weights are random: time does not depend on them.
@@ -58,18 +60,22 @@ def bench(
         rounds, warmup: timed and untimed runs of every contestant.
         threads: threads of torch on a CPU; unchanged if not given.
         rss: also measure the peak resident memory (Linux, CPU); by default only with train=True.
+        memory: what training steps of the recipes keep for the backward pass: full, exact or low, as in `fit`.
         watch: called with (what is being measured, number done, total) before every measurement.
 
     Ctrl-C ends the measurement; the result then has `complete` False and contains what was measured.
     Raises UsageError for impossible settings, before anything is measured.
     """
     asked = _asked(recipes, baseline)
+    kept = known(memory)
+    if kept != "full" and not train:
+        raise UsageError(f"memory {memory} is of training steps: measure them with train=True, --train")
     where = pick_device(device)
     _check(batches, rounds, warmup, threads, dtype, where)
     can = where.type == "cpu" and resident.SUPPORTED
     if rss and not can:
         raise UsageError("the peak of the resident memory can be measured on Linux and for a CPU only: leave rss out")
-    terms = Terms(model, image_size, where, dtype, merge, compile)
+    terms = Terms(model, image_size, where, dtype, merge, compile, kept)
     with _threads(threads):
         session = Session(terms, asked, tuple(dict.fromkeys(batches)), rounds, warmup, watch)
         complete = session.run(train, can and train if rss is None else rss)

@@ -21,6 +21,7 @@ from paretune.asked import obtain
 from paretune.backbone import EMBEDDED
 from paretune.catalogue import Schedule
 from paretune.core import anatomy
+from paretune.core.memory import Memory
 from paretune.core.model import Adapted
 from paretune.folding import merge
 from paretune.measure.cost import Cost, cost
@@ -37,7 +38,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @dataclass(frozen=True)
 class Terms:
     """The settings that all contestants share: backbone and side of its images (None: the backbone's own), device,
-    number type, whether leaves are folded before the forward is timed, whether models are compiled."""
+    number type, whether leaves are folded before the forward is timed, whether models are compiled, what training
+    steps keep for the backward pass (`core.memory`)."""
 
     model: str
     image_size: int | None = None
@@ -45,6 +47,7 @@ class Terms:
     dtype: str = "float32"
     merged: bool = False
     compiled: bool = False
+    memory: Memory = "full"
 
     @property
     def number(self) -> torch.dtype:
@@ -130,6 +133,7 @@ class Step:
 
     def __init__(self, model: Adapted, own: bool, schedule: Schedule, terms: Terms):
         self.terms, model = terms, model.train()
+        model.memory = terms.memory
         for method in model.methods():
             method.at_epoch(schedule.epochs - 1)
         self.objective = Plain(model.backbone) if own else Objective(model, nn.CrossEntropyLoss())

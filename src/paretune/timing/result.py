@@ -31,6 +31,7 @@ class Bench:
 
     machine: device, name, threads, versions; baseline: reference of the ratios; complete: False after an interruption
     compile, train, merged: whether models were compiled, steps timed, leaves folded before the forward
+    memory: what training steps keep for the backward pass, see `core.memory`
     """
 
     date: str
@@ -41,6 +42,7 @@ class Bench:
     compile: bool
     train: bool
     merged: bool
+    memory: str
     rounds: int
     warmup: int
     baseline: str
@@ -105,6 +107,7 @@ def legend(bench: Bench) -> list[str]:
     if bench.train:
         lines.append(
             "step: forward, losses, backward, AdamW; saved: kept for the backward pass, weights apart"
+            + (f"; memory {bench.memory}" if bench.memory != "full" else "")
             + (", by the models before compiling" if bench.compile else "")
         )
     if any(row.memory.peak_rss is not None for row in bench.rows):

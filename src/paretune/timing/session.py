@@ -164,7 +164,8 @@ class Session:
         return Bench(
             date=self.date, machine=environment(self.terms.device), model=self.terms.model,
             image_size=self.image_size, dtype=self.terms.dtype, compile=self.terms.compiled, train=train,
-            merged=self.terms.merged, rounds=self.rounds, warmup=self.warmup, baseline=baseline, complete=complete,
+            merged=self.terms.merged, memory=self.terms.memory, rounds=self.rounds, warmup=self.warmup,
+            baseline=baseline, complete=complete,
             rows=tuple(self._row(name, batch, baseline) for name, batch in self.keys),
         )  # fmt: skip
 

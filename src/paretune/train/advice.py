@@ -13,16 +13,17 @@ from paretune.catalogue import Recipe, recipe
 from paretune.core.model import Adapted
 from paretune.data.samples import ImageSet
 from paretune.measure.cost import cost
+from paretune.measure.memory import saved_bytes, tensor_bytes
+from paretune.train.automatic import BATCH as SIZE
 from paretune.train.automatic import EPOCHS, FEW, LAST, LATE, Build, Search, Try
 from paretune.train.device import pick_device
-from paretune.train.memory import training_bytes
 from paretune.train.metrics import interval
 from paretune.train.prefix import Prefixed, frozen_blocks
 from paretune.train.prepare import seen
 from paretune.train.tasks import kind_of
 
 BATCH, STEPS = 8, 3  # images of a measured step, and how many are measured
-FLOAT_BYTES = 4
+FLOAT_BYTES, COPIES = 4, 4  # of a trained number: its gradient, two moments of AdamW, the best epoch
 STEEP = 0.95  # a loss that falls below this share with twice the images is still falling
 
 
@@ -30,7 +31,8 @@ STEEP = 0.95  # a loss that falls below this share with twice the images is stil
 class Forecast:
     """What a recipe costs on this machine.
 
-    trained: parameters; file_bytes: of what is saved; memory_bytes: weights, optimiser and what the backward pass keeps
+    trained: parameters; file_bytes: of what is saved; memory_bytes: weights, optimiser and what the backward pass of a
+    batch keeps, the program itself left out;
     kept_blocks: leading blocks that are computed once per image, which `seconds` includes; epochs: of the training
     """
 
@@ -117,7 +119,9 @@ def _forecast(
         recipe=what.name,
         trained=counted.trained,
         file_bytes=FLOAT_BYTES * counted.trained,
-        memory_bytes=training_bytes(model, image, what.schedule.batch_size),
+        memory_bytes=tensor_bytes(model)
+        + COPIES * FLOAT_BYTES * counted.trained
+        + SIZE * saved_bytes(model, image[None]),
         kept_blocks=kept,
         epochs=epochs,
         seconds=once * (count + checked) + epochs * (step * count + look * checked),

@@ -30,7 +30,7 @@ from paretune.tensorfile import heads, opened, write_tensors
 RECORD, STATE, LOGS = "record.json", "state", "logs"
 SETTINGS, EPOCH, LOCK = "settings.json", "epoch.safetensors", "lock"
 MODEL_FILES = ("adapter_config.json", "adapter_model.safetensors", "backbone.safetensors")
-UNSAID = {"choose": "score", "patience": None}  # what settings mean that do not say it
+UNSAID = {"choose": "score", "patience": None, "memory": "full"}  # what settings mean that do not say it
 OVERWRITE = "overwrite the run instead of resuming it"
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from paretune.catalogue import Schedule
 from paretune.checkpoint import fingerprint
@@ -23,11 +23,11 @@ from paretune.tensorfile import check_finite
 from paretune.train import tasks
 from paretune.train.evaluate import score
 from paretune.train.log import Log
-from paretune.train.memory import readable, training_bytes
+from paretune.train.memory import process_bytes, readable
 from paretune.train.metrics import interval
 from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
-from paretune.train.prefix import Follow, Passes, remembered
+from paretune.train.prefix import Follow, Passes, Prefixed, remembered
 from paretune.train.runfolder import OVERWRITE, EpochState
 
 Choice = Literal["score", "careful", "loss"]
@@ -37,8 +37,8 @@ SMALLER = "use a smaller learning rate; the epochs before it are kept"
 class Training:
     """The objects of one run. Everything that changes between epochs is in `state`.
 
-    `plain` is the model as it was given, `objective` the model with its losses, wrapped by accelerate, `named` its
-    trained tensors, `chooser` the entry of a history row that chooses the best epoch.
+    `plain` is the model as it was given, `losses` the model with its losses, `objective` the same, wrapped by
+    accelerate, `named` its trained tensors, `chooser` the entry of a history row that chooses the best epoch.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Training:
     ):
         self.schedule, self.accelerator, self.seed, self.look_every = schedule, accelerator, seed, look_every
         self.choose, self.validated = choose, len(val_set)
-        self.classes, self.sample = val_set.classes, train_set[0][0]
+        self.classes, self.sample = val_set.classes, train_set[0]
         self.plain = model.to(accelerator.device)
         self.chooser = f"val_{tasks.kind_of(model).main}"
         tasks.standardise(model, train_set)
@@ -72,7 +72,7 @@ class Training:
         generator, batch = torch.Generator(), schedule.batch_size
         train_loader = DataLoader(self.order, batch, sampler=self.order, num_workers=workers, generator=generator)
         val_loader = DataLoader(for_torch(val_set), batch, num_workers=workers, generator=generator)
-        objective = Objective(self.learner, tasks.criterion(self.plain, schedule, train_set))
+        self.losses = objective = Objective(self.learner, tasks.criterion(self.plain, schedule, train_set))
         self.objective, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
             objective, optimizer, train_loader, val_loader
         )
@@ -86,13 +86,20 @@ class Training:
         """What is about to be trained, and the memory that it will need."""
         self._tell_methods(len(self.history))
         trained, total = (sum(p.numel() for p in group) for group in (self.named.values(), self.plain.parameters()))
-        need = training_bytes(self.plain, self.sample.to(self.accelerator.device), self.schedule.batch_size)
+        most, device = min(self.schedule.batch_size, len(self.order)), self.accelerator.device
+        need = process_bytes(self.losses, self._batch, most, device)
         return (
             f"{len(train_set):,} images to train on, {len(val_set):,} to validate, {self._outputs()}\n"
             f"{trained:,} trained of {total:,} parameters ({trained / total:.2%}); memory: about {readable(need)} "
-            f"per process for batches of {self.schedule.batch_size}, on {self.accelerator.device}"
+            f"for the process, with batches of {self.schedule.batch_size}, on {device}"
             + (f"\ncomputed once and kept: {self.kept}" if self.kept else "")
         )
+
+    def _batch(self, count: int) -> tuple[Any, Tensor]:
+        """A batch of the first training image, so many times."""
+        images, targets = (one.to(self.accelerator.device) for one in default_collate([self.sample] * count))
+        with self.accelerator.autocast():
+            return self.learner.entering(images) if isinstance(self.learner, Prefixed) else images, targets
 
     def _outputs(self) -> str:
         """Such as "10 classes"."""
@@ -161,13 +168,14 @@ class Training:
             with self.accelerator.accumulate(self.objective):
                 losses = self.objective(images, targets)
                 self.accelerator.backward(sum(losses.values()))
+                losses = {name: loss.detach() for name, loss in losses.items()}  # frees the graph before the next one
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             if self.accelerator.sync_gradients:
                 update += 1
                 self.scheduler.step_update(update)
             one = torch.ones((), device=self.accelerator.device)
-            seen += torch.stack([*(loss.detach() for loss in losses.values()), one]) * len(targets)
+            seen += torch.stack([*losses.values(), one]) * len(targets)
         *totals, images = self.accelerator.reduce(seen, "sum").tolist()
         return {f"train_{name}": total / images for name, total in zip(losses, totals, strict=True)}
 
