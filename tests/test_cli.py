@@ -210,6 +210,18 @@ def test_the_names_of_other_tools_lead_to_ours(asked, here):
     assert f"No such option: {asked} Did you mean {here}?" in done.stderr
 
 
+def test_pixels_that_no_patch_sees_are_told(tree, tmp_path):
+    done = _train(tree, tmp_path / "out", "--recipe", "linear", "--epochs", "1", "--image-size", "30")
+    assert (
+        "patches of 4 pixels cover 28 of 30, 2 pixels at two edges are not seen: --image-size 28 or 32" in done.stderr
+    )
+
+
+def test_an_unknown_kind_and_a_folder_to_compare_are_told(tmp_path):
+    assert "unknown kind 'model': did you mean models" in refused(cli("list", "model"))
+    assert "`paretune report RUN RUN` shows runs" in refused(cli("compare", tmp_path, tmp_path))
+
+
 def test_the_version_is_told():
     assert cli("--version").stdout == f"paretune {pt.__version__}\n"
 

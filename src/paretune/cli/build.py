@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from paretune.catalogue import Recipe, recipe
+from paretune.cli.output import say
 from paretune.cli.overrides import override
+from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.data.task import Task
 from paretune.train.prepare import built, size_option
@@ -51,3 +53,12 @@ def build(
     """The backbone `name` with the methods of `recipe`; `seed` initialises the new tensors."""
     given = {"seed": seed, "task": task, "pretrained": pretrained, "checkpoint": checkpoint}
     return built(name, recipe.methods, recipe.schedule, classes, **given, **size_option(image_size))
+
+
+def tell_lost(model: Adapted) -> None:
+    """A line on stderr if the patches do not cover the whole input."""
+    shape, side = anatomy.shape(model.backbone), model.preprocessing["input_size"][-1]
+    patch, covered = shape.patch[1], shape.grid[1] * shape.patch[1]
+    if lost := side - covered:
+        told = f"patches of {patch} pixels cover {covered} of {side}, {lost} pixels at two edges are not seen"
+        say(f"{told}: --image-size {covered} or {covered + patch} loses none", err=True)

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, table
+from paretune.errors import unknown
 
-
-class Kind(str, Enum):
-    """What can be listed."""
-
-    models = "models"
-    recipes = "recipes"
-    adapters = "adapters"
-    reducers = "reducers"
+KINDS = ("models", "recipes", "adapters", "reducers")
 
 
 def list_known(
-    kind: Annotated[Kind | None, typer.Argument(help="List only this kind.")] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"List only one of {', '.join(KINDS)}.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """List the backbones, recipes, adapters and reducers that paretune knows, with their settings."""
-    kinds = list(Kind) if kind is None else [kind]
-    found = {k.value: _FIND[k]() for k in kinds}
-    answer(found, as_json, lambda: [_SAY[k](found[k.value]) for k in kinds])
+    if kind is not None and kind not in KINDS:
+        raise unknown("kind", kind, list(KINDS))
+    kinds = KINDS if kind is None else (kind,)
+    found = {k: _FIND[k]() for k in kinds}
+    answer(found, as_json, lambda: [_SAY[k](found[k]) for k in kinds])
 
 
 def _models() -> list[str]:
@@ -86,10 +81,10 @@ def _say_methods(found: dict) -> None:
         table(f"{name}: {method['about']}", ("setting", "default", "meaning"), rows, words=3)
 
 
-_FIND = {Kind.models: _models, Kind.recipes: _recipes, Kind.adapters: _adapters, Kind.reducers: _reducers}
-_SAY: dict[Kind, Callable[[Any], None]] = {
-    Kind.models: _say_models,
-    Kind.recipes: _say_recipes,
-    Kind.adapters: _say_methods,
-    Kind.reducers: _say_methods,
+_FIND = {"models": _models, "recipes": _recipes, "adapters": _adapters, "reducers": _reducers}
+_SAY: dict[str, Callable[[Any], None]] = {
+    "models": _say_models,
+    "recipes": _say_recipes,
+    "adapters": _say_methods,
+    "reducers": _say_methods,
 }

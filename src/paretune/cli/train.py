@@ -123,7 +123,7 @@ def train(
     """
     from accelerate import PartialState
 
-    from paretune.cli.build import build, chosen_recipe, with_schedule
+    from paretune.cli.build import build, chosen_recipe, tell_lost, with_schedule
     from paretune.data.opening import open_splits
     from paretune.data.task import known_task
     from paretune.train.prepare import fit_on
@@ -152,8 +152,10 @@ def train(
             chosen, notes = with_schedule(choice.recipe, wanted), {"chosen": choice.to_json()}
         else:
             choice, chosen, notes = None, known, {}
+        adapted = make(chosen)
+        tell_lost(adapted)
         result = fit_on(
-            make(chosen), images.train, images.val, chosen.schedule, out,
+            adapted, images.train, images.val, chosen.schedule, out,
             **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory,
             patience=patience or (choice and choice.patience), notes=_notes(chosen, set_) | notes,
             command=context.meta[WORDS],

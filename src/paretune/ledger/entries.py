@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from paretune.errors import UsageError, unknown
+from paretune.errors import UsageError, plain, unknown
 from paretune.ledger.averages import Scores
 from paretune.ledger.results import Ledger, Result, weights
 
@@ -69,6 +69,11 @@ def _read(argument: str, published: Callable[[str], list[Entry]]) -> list[Entry]
         return published(argument.removeprefix(PUBLISHED))
     if Path(argument).is_file():
         return ledger_entries(argument)
+    if Path(argument).is_dir():
+        raise UsageError(
+            f"'{plain(argument)}' is a folder, and compare reads ledgers: `paretune report RUN RUN` shows runs side by "
+            "side"
+        )
     file, _, recipe = argument.rpartition(":")
     if not Path(file).is_file():
         raise UsageError(
