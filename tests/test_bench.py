@@ -282,7 +282,7 @@ def test_tables_fit_the_terminal_and_say_under_what_terms(measured, width):
     assert "36.9k" in str(measured)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.exhaustive) for part in (1, 2, 3))])
 def test_every_adapter_with_every_reducer_passes_through(part):
     labels = sorted(MATRIX)[part::4]
     result = bench([recipe(label, *MATRIX[label]) for label in labels], (2,), train=True)

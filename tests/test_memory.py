@@ -267,7 +267,13 @@ run()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what a process holds")
-@pytest.mark.parametrize("more", [("--batch-size", "32"), ("--memory", "exact", "--image-size", "96")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(("--batch-size", "32"), marks=pytest.mark.exhaustive),
+        ("--memory", "exact", "--image-size", "96"),
+    ],
+)
 def test_a_training_tells_what_its_process_will_need(more, tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 40), ("val", 4)):

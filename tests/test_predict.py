@@ -292,7 +292,7 @@ def test_two_commands_do_not_write_one_file(run, photos, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+@pytest.mark.parametrize("ending", ["csv", pytest.param("jsonl", marks=pytest.mark.exhaustive)])
 def test_a_killed_command_goes_on_behind_its_last_whole_row(run, photos, tmp_path, ending):
     table, out = listed(photos, ["a.png", "c/bad.png", "b/1.png", "c/4.jpg"] * 100), tmp_path / f"a.{ending}"
     words = [str(word) for word in (run, table, "--out", out, "--batch-size", 1)]

@@ -429,7 +429,7 @@ def test_validation_runs_in_the_precision_of_the_training(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["lora", "sparse-tuning-dynamicvit"])
+@pytest.mark.parametrize("recipe", [pytest.param("lora", marks=pytest.mark.exhaustive), "sparse-tuning-dynamicvit"])
 def test_two_processes_train_together(tmp_path, recipe):
     """As `accelerate launch` starts them, on the CPU by gloo: one speaks and writes, both count."""
     for i in range(10):

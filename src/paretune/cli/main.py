@@ -24,7 +24,7 @@ from paretune.cli.report import report
 from paretune.cli.show import show
 from paretune.cli.suite import app as suite
 from paretune.cli.train import Resumable, train
-from paretune.errors import UsageError, printable
+from paretune.errors import UsageError, plain, printable
 from paretune.version import __version__
 
 # The exceptions of click for unknown arguments; some versions of typer contain their own copy of click.
@@ -60,13 +60,13 @@ class _Commands(TyperGroup):
             sentence = str(error)
         except OSError as error:
             if error.errno in FULL:
-                where = f"{error.filename} was not written, what was there before stays as it was"
+                where = f"{plain(error.filename)} was not written, what was there before stays as it was"
                 sentence = f"{error.strerror}: {where if error.filename else 'the file was not written'}; make room"
                 code = 1
             elif error.filename is None:
                 raise
             else:
-                sentence = f"{error.filename}: {error.strerror}"
+                sentence = f"{plain(error.filename)}: {error.strerror}"
         typer.echo(f"paretune: {printable(sentence)}", err=True)
         raise typer.Exit(code)
 
