@@ -92,6 +92,20 @@ def test_eval_finds_the_accuracy_that_training_recorded(trained, tree):
     assert "all accuracy" in everything.stdout
 
 
+def test_eval_knows_that_images_of_the_same_length_have_changed(tmp_path):
+    data = draw_tree(tmp_path / "data")
+    for file in list(data.rglob("*.png")):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    done = _train(data, tmp_path / "out", "--recipe", "linear", "--epochs", "1")
+    assert done.exit_code == 0, done.output
+    assert cli("eval", tmp_path / "out", "--data", data, "--device", "cpu").exit_code == 0
+    for file in data.rglob("*.bmp"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "has changed since" in refused(cli("eval", tmp_path / "out", "--data", data))
+
+
 def test_eval_knows_that_a_folder_has_changed_since_it_was_split(trained, tmp_path):
     other = draw_tree(tmp_path / "other", count=9)
     assert "has changed since" in refused(cli("eval", trained[0], "--data", other))

@@ -538,3 +538,15 @@ def test_counting_what_is_saved_keeps_nothing_alive():
     del model
     gc.collect()
     assert kept() is None
+
+
+def test_many_classes_have_scores_and_no_matrix():
+    from paretune.train.metrics import MOST_CONFUSED, class_scores
+
+    for count in (MOST_CONFUSED, 100_000):
+        classes = [str(i) for i in range(count)]
+        found = class_scores(torch.tensor([5, 7, count - 1]), torch.tensor([5, 6, count - 1]), classes)
+        assert found.overall["accuracy"] == pytest.approx(2 / 3)
+        assert found.overall["balanced_accuracy"] == pytest.approx(2 / 3)
+        assert found.per_class["6"]["accuracy"] == 0
+        assert (found.confusion is None) == (count > MOST_CONFUSED)

@@ -53,7 +53,7 @@ def evaluate(
     from paretune.train.worst import Worst
 
     model = load(out)
-    _check(model.task, confusion, worst, sheet)
+    _check(model.task, len(model.classes or ()), confusion, worst, sheet)
     if model.classes is None:
         raise UsageError(f"{out} kept the backbone's own head, whose outputs have no names to compare labels with")
     images = known_split(out, data, split, model.classes, skip_unreadable, known_task(model.task))
@@ -84,12 +84,15 @@ def evaluate(
     answer(value, as_json, text)
 
 
-def _check(task: str, confusion: Path | None, worst: int, sheet: Path | None) -> None:
+def _check(task: str, classes: int, confusion: Path | None, worst: int, sheet: Path | None) -> None:
     """Refuse impossible options before anything is computed."""
+    from paretune.train.metrics import MOST_CONFUSED
     from paretune.train.worst import AVAILABLE
 
     if task != "multiclass" and confusion is not None:
         raise UsageError(f"the model's task is {task}, which has no confusions of classes: leave out --confusion")
+    if confusion is not None and classes > MOST_CONFUSED:
+        raise UsageError(f"{classes:,} classes are too many for --confusion, which draws at most {MOST_CONFUSED:,}")
     if task not in AVAILABLE and (worst or sheet is not None):
         raise UsageError(
             f"the model's task is {task}: --worst and --sheet are not available for it, only for "

@@ -108,7 +108,8 @@ def known_split(
     if trained_on is not None and "val" not in available:
         rule = {key: trained_on["split_rule"][key] for key in ("val_share", "seed")}
         images = getattr(open_splits(data, task=task, **rule, skip_unreadable=skip_unreadable, test=False), split)
-        if images.fingerprint() == trained_on["fingerprint"]:
+        now = images.describe()
+        if all(now[name] == trained_on[name] for name in ("fingerprint", "content") if name in trained_on):
             return labelled_by(images, classes)
         if split not in available:
             raise UsageError(

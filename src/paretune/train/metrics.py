@@ -23,6 +23,7 @@ SHARES = (
     "accuracy", "balanced_accuracy", "precision", "f1", "macro_f1", "micro_f1", "average_precision",
     "mean_average_precision",
 )  # fmt: skip
+MOST_CONFUSED = 2000  # classes
 COUNTS = ("images", "positives")
 ABOVE = 0.5  # a label is there if its probability is above this
 _WORDS = {"f1": "F1", "mae": "MAE", "rmse": "RMSE", "r2": "R2", "pearson": "Pearson"}
@@ -89,8 +90,11 @@ def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> S
     Balanced accuracy is the mean recall of the classes that have images. Macro F1 is the mean over the classes that
     have images or were predicted.
     """
-    counts = multiclass_confusion_matrix(predicted, labels, len(classes))
-    right, images, answered = counts.diagonal().tolist(), counts.sum(1).tolist(), counts.sum(0).tolist()
+    count = len(classes)
+    right, images, answered = (
+        torch.bincount(which, minlength=count).tolist() for which in (labels[predicted == labels], labels, predicted)
+    )
+    confusion = multiclass_confusion_matrix(predicted, labels, count).tolist() if count <= MOST_CONFUSED else None
     per_class = {
         name: {"images": n, "accuracy": _share(hit, n), "precision": _share(hit, m), "f1": _share(2 * hit, n + m)}
         for name, hit, n, m in zip(classes, right, images, answered, strict=True)
@@ -100,7 +104,7 @@ def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> S
         "balanced_accuracy": _mean(row["accuracy"] for row in per_class.values()),
         "macro_f1": _mean(row["f1"] for row in per_class.values()),
     }
-    return Scores(overall, per_class, counts.tolist())
+    return Scores(overall, per_class, confusion)
 
 
 def label_scores(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Scores:
