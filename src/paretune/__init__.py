@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from paretune.catalogue import Recipe, Schedule, recipe, recipes
     from paretune.checkpoint import load, save
     from paretune.core.model import Adapted, Run
+    from paretune.deploy.artefact import Artefact
+    from paretune.deploy.export import export
     from paretune.errors import UsageError
     from paretune.folding import merge
     from paretune.measure.cost import cost
@@ -28,6 +30,7 @@ _HOME = {
     "RepAdapter": "adapters", "Adapter": "adapters", "VPT": "adapters",
     "DynamicViT": "reducers", "EViT": "reducers", "FPET": "reducers", "Pool": "reducers", "ToMe": "reducers",
     "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost", "bench": "timing.bench",
+    "export": "deploy.export", "Artefact": "deploy.artefact",
     "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",
 }  # fmt: skip
 __all__ = [*_HOME]

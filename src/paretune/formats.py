@@ -192,6 +192,29 @@ BENCH = record(
     },
     others=anything,
 )  # fmt: skip
+_pair_of_counts = array(COUNT, 2, 2)
+ARTEFACT = record(
+    {
+        "kind": one_of("artefact"),
+        "format": one_of(1),
+        "runtime": one_of("onnx", "openvino", "torch"),
+        "dtype": one_of("fp32", "bf16", "int8"),
+        "task": one_of("multiclass", "multilabel", "regression"),
+        "names": array(text(1000), 1, MOST_CLASSES),
+        "preprocessing": PREPROCESSING,
+        "batch": array(whole(1, 10**6), 2, 2),
+        "tokens": array(_pair_of_counts, 1, 1000),
+        "methods": record({}, {"adapters": anything, "reducer": anything}),
+        "backbone": maybe(NAME),
+        "fingerprint": HASH,
+        "trained": HASH,
+        "versions": table(text(200), most=50),
+        "temperature": number(1e-6, 1e6),
+        "deviation": maybe(array(number(0, 1e30), 1, MOST_CLASSES)),
+        "kept_fp32": array(text(300)),
+        "verdict": one_of("passed", "failed", "unchecked"),
+    }
+)
 DEMO = record(
     {
         "rows": array(

@@ -16,6 +16,7 @@ from paretune.cli.cost import cost
 from paretune.cli.data import app as data
 from paretune.cli.demo import demo
 from paretune.cli.evaluate import evaluate
+from paretune.cli.export import export
 from paretune.cli.listing import list_known
 from paretune.cli.many import ManyValues
 from paretune.cli.paper import paper
@@ -101,6 +102,7 @@ app.command(cls=Resumable)(train)
 app.command()(advise)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command(cls=ManyValues)(export)
 app.command()(show)
 app.command(cls=ManyValues)(report)
 app.command(cls=ManyValues)(cost)

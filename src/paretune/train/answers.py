@@ -1,4 +1,5 @@
-"""How predictions are written: JSON entries, lines for people, and rows of a table with the same columns for each.
+"""What a model answers to one image, and how answers are written: JSON entries, lines for people, and rows of a table
+with the same columns for each. Nothing here needs torch: artefacts answer in the same way.
 
 multiclass   path, class, probability, class_2, probability_2 ... error
 multilabel   path, labels (with | between them), probability_NAME for every label, error
@@ -11,12 +12,63 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from paretune.errors import printable
+import numpy as np
+
+from paretune.errors import UsageError, printable
 from paretune.schema import parse
-from paretune.train.predict import TOP, Answer, names_of
 
 Value = str | float | None
+TOP = 5
+ABOVE = 0.5  # a label is there if its probability is above this
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of one image file.
+
+    Attributes:
+        path: the file.
+        best: [(name, value), ...], as `chosen` returns them; empty if the file cannot be read.
+        outputs: (C,) all probabilities or numbers, in the model's order; None if the file cannot be read.
+        error: why the file cannot be read; "" if it can.
+    """
+
+    path: str
+    best: list[tuple[str, float]]
+    outputs: np.ndarray | None
+    error: str = ""
+
+
+def chosen(row: np.ndarray, names: Sequence[str], task: str, top: int | None) -> list[tuple[str, float]]:
+    """The part of all outputs (C,) that is shown: [(name, value), ...], from likely to unlikely.
+
+    multiclass: the `top` most likely classes (5 by default); multilabel: the labels with a probability above 0.5, or
+    the `top` most likely ones; regression: every number, in the model's order.
+    """
+    if task == "regression":
+        return list(zip(names, row.tolist(), strict=True))
+    order = np.argsort(-row, kind="stable")[: top or (TOP if task == "multiclass" else len(row))]
+    best = [(names[i], row[i].item()) for i in order.tolist()]
+    if task == "multilabel" and top is None:
+        return [(name, value) for name, value in best if value > ABOVE]
+    return best
+
+
+def check_top(task: str, top: int | None) -> None:
+    """Raise UsageError if `top` is given for a regression."""
+    if task == "regression" and top is not None:
+        raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")
+
+
+def check_finite(values: np.ndarray, first: str) -> None:
+    """Raise UsageError if outputs of a batch are not finite; `first` is the path of its first image."""
+    if not np.isfinite(values).all():
+        raise UsageError(
+            f"the model's answers to {first}, or to others of its batch, are no finite numbers: train it again "
+            "with a smaller learning rate"
+        )
 
 
 def entry(task: str, answer: Answer) -> dict:
@@ -40,12 +92,15 @@ def line(task: str, answer: Answer) -> str:
 
 
 class Table:
-    """The columns that answers of a model have. `columns` {name: type} is in order; every text is printable."""
+    """The columns that answers of a model with these outputs have.
 
-    def __init__(self, model, top: int | None):
-        self.task, outputs = model.task, len(model.classes or ()) or model.backbone.num_classes
-        names = [printable(name) for name in names_of(model, outputs)]
-        self.shown = min(top or TOP, outputs)
+    `columns` {name: type} is in order; every text is printable.
+    """
+
+    def __init__(self, task: str, names: Sequence[str], top: int | None):
+        self.task, self.top = task, top
+        names = [printable(name) for name in names]
+        self.shown = min(top or TOP, len(names))
         self.columns: dict[str, type] = {"path": str}
         if self.task == "multiclass":
             for i in range(1, self.shown + 1):

@@ -1,4 +1,6 @@
-"""Scores of a whole data set, task by task, on top of torchmetrics.
+"""Scores of a whole data set, task by task, with numpy alone: artefacts are scored where there is no torch.
+
+tests/test_tasks.py compares them with scikit-learn's.
 
 None means that a score is not defined on these data, such as the recall of a class without images or R2 of a constant
 target.
@@ -10,14 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
-import torch
-from torch import Tensor
-from torchmetrics.functional import mean_absolute_error, mean_squared_error, pearson_corrcoef, r2_score
-from torchmetrics.functional.classification import (
-    binary_average_precision,
-    binary_f1_score,
-    multiclass_confusion_matrix,
-)
+import numpy as np
+from numpy.typing import ArrayLike
 
 SHARES = (
     "accuracy", "balanced_accuracy", "precision", "f1", "macro_f1", "micro_f1", "average_precision",
@@ -25,7 +21,6 @@ SHARES = (
 )  # fmt: skip
 MOST_CONFUSED = 2000  # classes
 COUNTS = ("images", "positives")
-ABOVE = 0.5  # a label is there if its probability is above this
 _WORDS = {"f1": "F1", "mae": "MAE", "rmse": "RMSE", "r2": "R2", "pearson": "Pearson"}
 
 
@@ -84,17 +79,19 @@ class Metrics:
         return {"main": self.main, **plain.pop("scores"), **plain}
 
 
-def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> Scores:
+def class_scores(predicted: ArrayLike, labels: ArrayLike, classes: Sequence[str]) -> Scores:
     """Accuracy, balanced accuracy and macro F1 of class indices, both (n,).
 
     Balanced accuracy is the mean recall of the classes that have images. Macro F1 is the mean over the classes that
     have images or were predicted.
     """
-    count = len(classes)
+    predicted, labels, count = np.asarray(predicted), np.asarray(labels), len(classes)
     right, images, answered = (
-        torch.bincount(which, minlength=count).tolist() for which in (labels[predicted == labels], labels, predicted)
+        np.bincount(which, minlength=count).tolist() for which in (labels[predicted == labels], labels, predicted)
     )
-    confusion = multiclass_confusion_matrix(predicted, labels, count).tolist() if count <= MOST_CONFUSED else None
+    confusion = None
+    if count <= MOST_CONFUSED:
+        confusion = np.bincount(labels * count + predicted, minlength=count**2).reshape(count, count).tolist()
     per_class = {
         name: {"images": n, "accuracy": _share(hit, n), "precision": _share(hit, m), "f1": _share(2 * hit, n + m)}
         for name, hit, n, m in zip(classes, right, images, answered, strict=True)
@@ -107,69 +104,67 @@ def class_scores(predicted: Tensor, labels: Tensor, classes: Sequence[str]) -> S
     return Scores(overall, per_class, confusion)
 
 
-def label_scores(logits: Tensor, targets: Tensor, labels: Sequence[str]) -> Scores:
+def label_scores(logits: ArrayLike, targets: ArrayLike, labels: Sequence[str]) -> Scores:
     """Mean average precision, and micro and macro F1 at probability 0.5, of logits and 0 or 1, both (n, C).
 
     Average precision is defined for labels that some image has, F1 for labels that some image has or that are
     predicted for some image.
     """
-    likely, there = logits.sigmoid(), targets.long()
+    logits, there = np.asarray(logits), np.asarray(targets) > 0
+    given = logits > 0  # a probability above 0.5
     per_label = {
         name: {
             "positives": int(truth.sum()),
-            "average_precision": binary_average_precision(_ranks(z), truth).item() if truth.any() else None,
-            "f1": _f1(p, truth),
+            "average_precision": _average_precision(z, truth) if truth.any() else None,
+            "f1": _f1(said, truth),
         }
-        for name, z, p, truth in zip(labels, logits.T, likely.T, there.T, strict=True)
+        for name, z, said, truth in zip(labels, logits.T, given.T, there.T, strict=True)
     }
     overall = {
         "mean_average_precision": _mean(row["average_precision"] for row in per_label.values()),
-        "micro_f1": _f1(likely.flatten(), there.flatten()),
+        "micro_f1": _f1(given, there),
         "macro_f1": _mean(row["f1"] for row in per_label.values()),
     }
     return Scores(overall, per_label)
 
 
-def number_scores(numbers: Tensor, targets: Tensor, names: Sequence[str]) -> Scores:
+def number_scores(numbers: ArrayLike, targets: ArrayLike, names: Sequence[str]) -> Scores:
     """R2, mean absolute error, root mean square error and Pearson's correlation of numbers and targets, both (n, C).
 
     The overall scores are means over the targets. If the targets have different units, use the errors per target.
     """
-    columns = zip(names, numbers.double().T, targets.double().T, strict=True)
-    per_target = {name: _errors(given, wanted) for name, given, wanted in columns}
+    given, wanted = (np.asarray(values, np.float64) for values in (numbers, targets))
+    per_target = {name: _errors(*pair) for name, *pair in zip(names, given.T, wanted.T, strict=True)}
     keys = ("r2", "mae", "rmse", "pearson")
     return Scores({key: _mean(row[key] for row in per_target.values()) for key in keys}, per_target)
 
 
-def _errors(given: Tensor, wanted: Tensor) -> dict[str, float | None]:
-    """The scores of one target number, both (n,) in float64.
-
-    R2 and the correlation are computed after centring, to avoid rounding errors.
-    """
+def _errors(given: np.ndarray, wanted: np.ndarray) -> dict[str, float | None]:
+    """The scores of one target number, both (n,) in float64."""
     varies, answers_vary = (len(x) > 1 and bool((x != x[0]).any()) for x in (wanted, given))
-    centre, scale = wanted.mean(), wanted.std() if varies else 1.0
-    r2 = r2_score((given - centre) / scale, (wanted - centre) / scale).item() if varies else None
+    off, around, own = given - wanted, wanted - wanted.mean(), given - given.mean()
+    spread = float((around**2).sum())
     related = varies and answers_vary
-    own = (given - given.mean()) / given.std() if related else None
     return {
-        "mae": mean_absolute_error(given, wanted).item(),
-        "rmse": mean_squared_error(given, wanted, squared=False).item(),
-        "r2": r2,
-        "pearson": pearson_corrcoef(own, (wanted - centre) / scale).item() if own is not None else None,
+        "mae": float(np.abs(off).mean()),
+        "rmse": float(np.sqrt((off**2).mean())),
+        "r2": 1 - float((off**2).sum()) / spread if varies else None,
+        "pearson": float((own * around).sum() / np.sqrt((own**2).sum() * spread)) if related else None,
     }
 
 
-def _ranks(logits: Tensor) -> Tensor:
-    """Logits (n,) -> numbers from 0 to below 1 in the same order. Average precision depends only on the order.
+def _average_precision(scores: np.ndarray, there: np.ndarray) -> float:
+    """The sum over thresholds of precision times the gain in recall; images of equal score are told apart by none."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of every group of equal scores
+    hits = np.cumsum(there[order])[last]
+    gain = np.diff(hits, prepend=0) / hits[-1]
+    return float((gain * hits / (last + 1)).sum())
 
-    torchmetrics would apply the sigmoid, which makes large logits equal.
-    """
-    return torch.unique(logits, return_inverse=True)[1].double() / len(logits)
 
-
-def _f1(likely: Tensor, there: Tensor) -> float | None:
-    given = likely > ABOVE
-    return binary_f1_score(likely, there, ABOVE).item() if bool(given.any() or there.any()) else None
+def _f1(given: np.ndarray, there: np.ndarray) -> float | None:
+    """F1 of flags of any shape; None if no flag is set on either side."""
+    return _share(2 * int((given & there).sum()), int(given.sum()) + int(there.sum()))
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from paretune.data.images import UnreadableImage, open_image
 from paretune.data.transforms import evaluation
-from paretune.errors import UsageError
+from paretune.train.answers import Answer, check_finite, check_top, chosen
 from paretune.train.device import pick_device
-from paretune.train.metrics import ABOVE
 from paretune.train.tasks import kind_of
 
 Prediction = tuple[str, list[tuple[str, float]]]  # path, [(class, probability), ...] from likely to unlikely
-TOP = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What the model says of one image file.
-
-    Attributes:
-        path: the file.
-        best: [(name, value), ...], as in `predict`; empty if the file cannot be read.
-        outputs: (C,) all probabilities or numbers, in the model's order; None if the file cannot be read.
-        error: why the file cannot be read; "" if it can.
-    """
-
-    path: str
-    best: list[tuple[str, float]]
-    outputs: Tensor | None
-    error: str = ""
 
 
 def predict(
@@ -72,8 +53,7 @@ def predictions(
     A file that cannot be decoded is an answer with an `error`. `workers` processes decode, 0: this one. Raises
     UsageError as `predict`.
     """
-    if model.task == "regression" and top is not None:
-        raise UsageError("the model answers with numbers, which have no order of likelihood: leave out top")
+    check_top(model.task, top)
     model.to(pick_device(device)).eval()
     decoded = _Decoded(evaluation(model.preprocessing))
     loader = DataLoader(decoded, batch_size, sampler=map(str, paths), num_workers=workers, collate_fn=_together)
@@ -108,32 +88,17 @@ def _answers(model, top: int | None, paths: list[str], errors: list[str], images
             yield Answer(path, [], None, error)
         else:
             row = next(rows)
-            yield Answer(path, _chosen(row, model, top), row)
+            yield Answer(path, chosen(row, names_of(model), model.task, top), row)
 
 
 @torch.inference_mode()
-def _outputs(model, images: Tensor, first: str) -> Tensor:
-    """Probabilities or numbers (n, C) on the CPU; `first` is the path of the first image."""
-    values = kind_of(model).read(model(images.to(next(model.parameters()).device)).float()).cpu()
-    if not torch.isfinite(values).all():
-        raise UsageError(
-            f"the model's answers to {first}, or to others of its batch, are no finite numbers: train it again "
-            "with a smaller learning rate"
-        )
+def _outputs(model, images: Tensor, first: str) -> np.ndarray:
+    """Probabilities or numbers (n, C); `first` is the path of the first image."""
+    values = kind_of(model).read(model(images.to(next(model.parameters()).device)).float()).cpu().numpy()
+    check_finite(values, first)
     return values
 
 
-def names_of(model, outputs: int) -> list[str]:
+def names_of(model) -> list[str]:
     """What the outputs are called; numbers from 0 if the model has no names for them."""
-    return model.classes or [str(i) for i in range(outputs)]
-
-
-def _chosen(row: Tensor, model, top: int | None) -> list[tuple[str, float]]:
-    names = names_of(model, len(row))
-    if model.task == "regression":
-        return list(zip(names, row.tolist(), strict=True))
-    values, indices = row.topk(min(top or (TOP if model.task == "multiclass" else len(row)), len(row)))
-    best = [(names[i], value) for i, value in zip(indices.tolist(), values.tolist(), strict=True)]
-    if model.task == "multilabel" and top is None:
-        return [(name, value) for name, value in best if value > ABOVE]
-    return best
+    return model.classes or [str(i) for i in range(model.backbone.num_classes)]

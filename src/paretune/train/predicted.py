@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from paretune.checkpoint import CONFIG, TENSORS
 from paretune.errors import UsageError, plain
 from paretune.files import written
-from paretune.train.answers import Csv, JsonLines, Table
+from paretune.train.answers import Answer, Csv, JsonLines, Table
 from paretune.train.growing import Growing, growing
-from paretune.train.predict import Answer
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 ROWS = 4096  # of a Parquet file that are in memory at once
@@ -43,17 +41,16 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def write_predictions(
-    run: Path, model, pictures: Iterable[str], top: int | None, out: Path, overwrite: bool, predict: Predict
+    model: Sequence[Path], table: Table, pictures: Iterable[str], out: Path, overwrite: bool, predict: Predict
 ) -> None:
     """Write what `predict` says of every picture into `out`, which appears when it is complete.
 
-    Rows that an earlier, interrupted call wrote are kept if they were made by the same model (the one saved in `run`)
-    with the same `top` from the same pictures; `overwrite` throws away those that were not. Raises UsageError for them
-    otherwise.
+    model: the files that make the model what it is. Rows that an earlier, interrupted call wrote are kept if they were
+    made by the same model, for the same columns and pictures; `overwrite` throws away those that were not. Raises
+    UsageError for them otherwise.
     """
-    table = Table(model, top)
     form = JsonLines(table) if out.suffix == ".jsonl" else Csv(table)
-    head = {"format": 1, "model": digest(run), "top": top, "columns": list(table.columns)}
+    head = {"format": 1, "model": digest(model), "top": table.top, "columns": list(table.columns)}
     with growing(out, head, overwrite) as file:
         paths = iter(pictures)
         done, unread = _kept(file, form, paths)
@@ -69,11 +66,11 @@ def write_predictions(
             os.replace(file.path, out)
 
 
-def digest(run: Path) -> str:
-    """SHA-256 over the files that make a saved model what it is."""
+def digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the files that make a model what it is."""
     found = hashlib.sha256()
-    for name in (CONFIG, TENSORS):
-        with (run / name).open("rb") as file:
+    for path in files:
+        with path.open("rb") as file:
             while block := file.read(1 << 20):
                 found.update(block)
     return found.hexdigest()
