@@ -62,11 +62,18 @@ def _reductions(graph: Any) -> list[str]:
 
 
 def _counts(graph: Any) -> list[str]:
-    """TopK with a number of results that is computed while the graph runs."""
-    constants = {one.name for one in graph.initializer}
-    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    computed = [node for node in _nodes(graph) if node.op_type == "TopK" and node.input[1] not in constants]
-    return ["TopK: its number of results is computed while the graph runs"] if computed else []
+    """TopK with a number of results that depends on the values of the picture, not just on shapes."""
+    makers = {name: node for node in _nodes(graph) for name in node.output}
+    inputs = {one.name for one in graph.input}
+
+    def from_values(name: str) -> bool:
+        if name in inputs:
+            return True
+        node = makers.get(name)
+        return node is not None and node.op_type != "Shape" and any(map(from_values, node.input))
+
+    computed = [node for node in _nodes(graph) if node.op_type == "TopK" and from_values(node.input[1])]
+    return ["TopK: its number of results depends on the picture"] if computed else []
 
 
 def _baked(graph: Any) -> list[str]:
