@@ -131,7 +131,7 @@ def hub_in_reach() -> Iterator[None]:
 
 
 def _from_file(name: str, path: Path, options: dict, tensors: dict[str, Tensor] | None) -> nn.Module:
-    if path.suffix not in SUFFIXES or not path.is_file():
+    if (tensors is None and path.suffix not in SUFFIXES) or not path.is_file():
         raise UsageError(f"checkpoint '{path}' is not a file that ends in {', '.join(SUFFIXES)}")
     google = path.suffix == ".npz"
     if google and not zipfile.is_zipfile(path):

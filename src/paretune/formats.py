@@ -232,3 +232,7 @@ DEMO = record(
     others=anything,
 )  # fmt: skip
 GROUPS = record({}, {"groups": table(TITLE, most=10_000, key=TITLE)}, anything)
+INDEX = record(
+    {"weight_map": table(text(255, r"\w[\w.-]*", 1), most=100_000, key=text(500, PRINTABLE, 1))}, {"metadata": anything}
+)
+"""Which tensor of a model is in which file; the files lie beside the index."""
