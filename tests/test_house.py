@@ -81,7 +81,7 @@ TIMM = {
     "asked": {"timm"},
     "data/transforms": {"timm.data"},
     "train/training": {"timm.scheduler"},
-    "checkpoint": {"timm"},
+    "saved": {"timm"},
     "cli/listing": {"timm"},
 }
 # What they may read of `import timm` itself.
@@ -89,7 +89,7 @@ TIMM_NAMES = {
     "core/anatomy": {"layers"},
     "backbone": {"create_model", "is_model", "list_models", "list_pretrained"},
     "asked": {"create_model", "is_model", "list_pretrained"},
-    "checkpoint": {"__version__"},
+    "saved": {"__version__"},
     "cli/listing": {"list_models", "__version__"},
 }
 # The rooms that know adapters and reducers by name; all others go by the registers.

@@ -12,7 +12,7 @@ from anatomies import awake
 from safetensors.torch import save_file
 
 import paretune as pt
-from paretune.pretrained import FILES, is_weights_folder, weights_file
+from paretune.pretrained import FILES, bytes_of, is_weights_folder, weights_file
 from paretune.sharded import MOST_FILES, index_of
 
 VIT = "vit_tiny_patch16_224"
@@ -55,6 +55,7 @@ def test_timms_weights_in_several_files_give_the_model_they_were_written_from(tm
     for place in (index, index.parent, str(index.parent)):
         model = pt.adapt(VIT, checkpoint=place, **TINY).eval()
         assert torch.equal(model(images), source(images))
+    assert model.spec.backbone.path == str(index.parent)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,6 +84,17 @@ def test_a_whole_file_is_preferred_to_shards(tmp_path):
     shards(tmp_path, vit().state_dict(), ".safetensors")
     (tmp_path / FILES[0]).touch()
     assert weights_file(tmp_path).name == FILES[0]
+
+
+def test_a_run_from_shards_is_saved_loaded_and_loaded_from_the_shards_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "cache"))
+    index, images = shards(tmp_path / "weights", vit().state_dict(), ".safetensors"), torch.randn(2, 3, 48, 48)
+    model = pt.adapt(VIT, [pt.LoRA(rank=2)], classes=3, checkpoint=index.parent, **TINY).eval()
+    pt.save(model, tmp_path / "run")
+    assert torch.equal(pt.load(tmp_path / "run")(images), model(images))
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "other"))
+    assert torch.equal(pt.load(tmp_path / "run", checkpoint=index)(images), model(images))
+    assert bytes_of(index) == bytes_of(index.parent) == sum(file.stat().st_size for file in index_of(index))
 
 
 ELSEWHERE = [

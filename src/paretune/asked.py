@@ -41,9 +41,10 @@ def obtain(
     """
     if checkpoint is None and _is_place(name):
         checkpoint, name = Path(name), ""
-    found = None
+    found = hint = None
     if checkpoint is not None:
         place = Path(checkpoint)
+        hint = str(place.absolute()).encode(errors="backslashreplace").decode()
         found = foreign(place) if place.exists() else None
         if place.is_dir():
             checkpoint = weights_file(place)
@@ -57,7 +58,8 @@ def obtain(
         )
     else:
         name = known_name(name)
-    origin = Backbone(name, "file" if checkpoint is not None else "pretrained" if pretrained else "random", options)
+    source = "file" if checkpoint is not None else "pretrained" if pretrained else "random"
+    origin = Backbone(name, source, options, path=hint)
     if found is not None and torch.get_default_device().type == "meta":  # where only shapes are asked for
         return create(name, False, None, options), origin
     several = in_several_files(Path(checkpoint)) if found is None and checkpoint is not None else None

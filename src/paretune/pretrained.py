@@ -155,6 +155,14 @@ def is_weights_folder(place: Path) -> bool:
     return any((place / name).is_file() for name in (*FILES, *INDEXES))
 
 
+def bytes_of(place: Path) -> int:
+    """The size of the files of weights at a place. Raises UsageError where there are none."""
+    path = weights_file(place)
+    if not path.is_file():
+        raise UsageError(f"checkpoint '{plain(place)}' is missing: name a file or folder of weights")
+    return sum(file.stat().st_size for file in (index_of(path) if is_index(path) else [path]))
+
+
 def in_several_files(path: Path) -> dict[str, Tensor] | None:
     """The tensors that an index lists, by their own names; None for a file that is no index."""
     return joined(index_of(path), _all_of) if is_index(path) else None
