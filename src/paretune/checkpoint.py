@@ -28,7 +28,7 @@ from paretune.core.model import Adapted
 from paretune.core.packed import Packed
 from paretune.errors import UsageError, plain
 from paretune.files import Staged
-from paretune.frozen import fingerprint, on_cpu, split
+from paretune.frozen import fingerprint, on_cpu, share, split
 from paretune.methods import Methods
 from paretune.plan import assemble
 from paretune.pretrained import bytes_of
@@ -116,6 +116,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, checkpoint: s
     checkpoint: the local file or folder that the backbone's weights came from, if the cache holds them no more; they
         must be the same, and are then kept in the cache again
 
+    Models of equal backbones share the memory of their frozen tensors until one of them changes them (`frozen.share`).
     Raises UsageError for anything that is missing, damaged, or does not belong together. The model is first built on
     the meta device, so that loading never allocates more memory than the folder's own tensors need.
     """
@@ -150,6 +151,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, checkpoint: s
     if checkpoint is not None and origin.path is not None:
         with suppress(OSError):  # a full disk is no reason not to use the model
             stored.keep(frozen, found, origin.name or "")
+    share(model, frozen, found)
     return model.eval()
 
 
