@@ -23,7 +23,10 @@ from paretune.files import FULL, Staged, cache_folder, locked, sweep
 from paretune.frozen import fingerprint, on_cpu
 from paretune.tensorfile import opened, read_tensors, write_tensors
 
-ADVICE = "name the file that the weights came from once more, with --checkpoint FILE (load(folder, checkpoint=FILE))"
+ADVICE = (
+    "name the file that the weights came from once more, with --checkpoint FILE of eval, predict or show, or with "
+    "load(folder, checkpoint=FILE)"
+)
 SUFFIX, LOCK = ".safetensors", "lock"
 _LOG = logging.getLogger(__name__)
 
