@@ -12,8 +12,7 @@ from anatomies import awake
 from safetensors.torch import save_file
 
 import paretune as pt
-from paretune.pretrained import FILES, bytes_of, is_weights_folder, weights_file
-from paretune.sharded import MOST_FILES, index_of
+from paretune.sharded import FILES, MOST_FILES, bytes_of, index_of, is_weights_folder, weights_file
 
 VIT = "vit_tiny_patch16_224"
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 48}

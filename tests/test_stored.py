@@ -239,6 +239,7 @@ def test_a_damaged_entry_is_refused_and_renewed(run, cache, weights, tmp_path, i
     with pytest.raises(pt.UsageError) as refusal:
         pt.load(run)
     assert entry.name in str(refusal.value)
+    assert "--checkpoint FILE" in str(refusal.value)
     if renewed_by == "saving":
         pt.save(model_of(weights), tmp_path / "again")
     else:

@@ -31,9 +31,9 @@ from paretune.files import Staged
 from paretune.frozen import fingerprint, on_cpu, share, split
 from paretune.methods import Methods
 from paretune.plan import assemble
-from paretune.pretrained import bytes_of
 from paretune.saved import CONFIG, check_config, described, read_config
 from paretune.schema import parse
+from paretune.sharded import bytes_of
 from paretune.tensorfile import AGAIN, check_finite, check_fit, heads, read_tensors, write_tensors
 
 TENSORS, BACKBONE = "adapter_model.safetensors", "backbone.safetensors"
@@ -140,7 +140,7 @@ def load(folder: str | Path, backbone: nn.Module | None = None, *, checkpoint: s
     trained, frozen = split(model)
     fill_trained(model, trained, tensors, config["packed"], folder)
     if file is not None:
-        fill(model, own if origin.path is None else stored.named(own, frozen), frozen, file)
+        fill(model, own if origin.path is None else stored.named(own, frozen, file), frozen, file)
     if (found := fingerprint(frozen)) != (expected := config["fingerprint"]):
         if file is not None and origin.path is not None:
             raise UsageError(f"{file} is damaged: it does not hold what its name says; {stored.ADVICE}")
@@ -223,7 +223,7 @@ def _check_sizes(
     check_fit(heads(folder / TENSORS), unpacked(trained, modules) | packed.shapes(modules), folder / TENSORS)
     if file is not None:
         found = heads(file, AGAIN if origin.path is None else stored.ADVICE)
-        check_fit(found if origin.path is None else stored.named(found, frozen), frozen, file)
+        check_fit(found if origin.path is None else stored.named(found, frozen, file), frozen, file)
 
 
 def _check_room(module: nn.Module, folder: Path, held: int, where: str) -> None:

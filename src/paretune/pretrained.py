@@ -20,11 +20,9 @@ from torch import Tensor
 
 from paretune.errors import UsageError, plain, quoted
 from paretune.schema import parse, read_text
-from paretune.sharded import INDEX, index_of, is_index, joined
+from paretune.sharded import FILES, INDEXES, index_of, is_index, joined, weights_file
 from paretune.tensorfile import opened
 
-FILES = ("model.safetensors", "pytorch_model.bin")
-INDEXES = tuple(f"{name}{INDEX}" for name in FILES)
 PICKLES = (".bin", ".pth", ".pt")
 ADVICE = "fetch it again"
 _BLOCK = r"(?:model\.)?(?:encoder\.)?layers?\.(\d+)\."
@@ -138,31 +136,6 @@ class ForeignWeights:
     config: dict[str, Any]
 
 
-def weights_file(place: Path) -> Path:
-    """The file of weights at a place, the place itself or in its folder; the index if the weights are in several files.
-
-    Raises UsageError where there is none.
-    """
-    if not place.is_dir():
-        return place
-    if found := next((place / name for name in (*FILES, *INDEXES) if (place / name).is_file()), None):
-        return found
-    raise UsageError(f"'{plain(place)}' is no folder of pretrained weights: it holds neither {' nor '.join(FILES)}")
-
-
-def is_weights_folder(place: Path) -> bool:
-    """Whether a folder holds weights, and not what paretune saved."""
-    return any((place / name).is_file() for name in (*FILES, *INDEXES))
-
-
-def bytes_of(place: Path) -> int:
-    """The size of the files of weights at a place. Raises UsageError where there are none."""
-    path = weights_file(place)
-    if not path.is_file():
-        raise UsageError(f"checkpoint '{plain(place)}' is missing: name a file or folder of weights")
-    return sum(file.stat().st_size for file in (index_of(path) if is_index(path) else [path]))
-
-
 def in_several_files(path: Path) -> dict[str, Tensor] | None:
     """The tensors that an index lists, by their own names; None for a file that is no index."""
     return joined(index_of(path), _all_of) if is_index(path) else None
@@ -170,9 +143,8 @@ def in_several_files(path: Path) -> dict[str, Tensor] | None:
 
 def read_config(place: Path) -> dict[str, Any]:
     """What config.json beside the weights says, of the image tower where it has two; empty where there is none."""
-    beside = (
-        place.is_dir() or place.name in FILES + INDEXES
-    )  # a file of any other name may lie beside a config of something else
+    # a file of any other name may lie beside a config of something else
+    beside = place.is_dir() or place.name in FILES + INDEXES
     path = weights_file(place).parent / "config.json"
     if not beside or not path.is_file():
         return {}

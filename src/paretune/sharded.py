@@ -1,4 +1,4 @@
-"""Weights in several files, as Hugging Face writes large models.
+"""Where weights lie: in one file, or in several files as Hugging Face writes large models.
 
     FOLDER/model.safetensors.index.json        {"weight_map": {NAME OF A TENSOR: FILE, ...}, "metadata": {...}}
     FOLDER/model-00001-of-00002.safetensors    or pytorch_model.bin.index.json and pytorch_model-00001-of-00002.bin
@@ -18,9 +18,36 @@ from paretune import formats
 from paretune.errors import UsageError, plain, quoted
 from paretune.schema import read
 
+FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
+INDEXES = tuple(f"{name}{INDEX}" for name in FILES)
 MOST_FILES = 1000
 ADVICE = "fetch the folder again"
+
+
+def weights_file(place: Path) -> Path:
+    """The file of weights at a place, the place itself or in its folder; the index if the weights are in several files.
+
+    Raises UsageError where there is none.
+    """
+    if not place.is_dir():
+        return place
+    if found := next((place / name for name in (*FILES, *INDEXES) if (place / name).is_file()), None):
+        return found
+    raise UsageError(f"'{plain(place)}' is no folder of pretrained weights: it holds neither {' nor '.join(FILES)}")
+
+
+def is_weights_folder(place: Path) -> bool:
+    """Whether a folder holds weights, and not what paretune saved."""
+    return any((place / name).is_file() for name in (*FILES, *INDEXES))
+
+
+def bytes_of(place: Path) -> int:
+    """The size of the files of weights at a place. Raises UsageError where there are none."""
+    path = weights_file(place)
+    if not path.is_file():
+        raise UsageError(f"checkpoint '{plain(place)}' is missing: name a file or folder of weights")
+    return sum(file.stat().st_size for file in (index_of(path) if is_index(path) else [path]))
 
 
 def is_index(path: Path) -> bool:

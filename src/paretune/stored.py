@@ -21,7 +21,7 @@ from torch import Tensor
 from paretune.errors import UsageError, plain, quoted
 from paretune.files import FULL, Staged, cache_folder, locked, sweep
 from paretune.frozen import fingerprint, on_cpu
-from paretune.tensorfile import opened, read_tensors, write_tensors
+from paretune.tensorfile import check_fit, opened, read_tensors, write_tensors
 
 ADVICE = (
     "name the file that the weights came from once more, with --checkpoint FILE of eval, predict or show, or with "
@@ -103,10 +103,15 @@ def numbered(frozen: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{i:05}": frozen[name] for i, name in enumerate(sorted(frozen))}
 
 
-def named(tensors: dict[str, Tensor], frozen: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file here under the names of a model's frozen tensors. Those too many keep their numbers."""
+def named(tensors: dict[str, Tensor], frozen: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of a file here under the names of a model's frozen tensors. Raises UsageError if they do not fit."""
     numbers = dict(zip(numbered(frozen), sorted(frozen), strict=True))
-    return {numbers.get(number, number): tensor for number, tensor in tensors.items()}
+    found = {numbers.get(number, number): tensor for number, tensor in tensors.items()}
+    try:
+        check_fit(found, frozen, file)
+    except UsageError as error:
+        raise UsageError(f"{error}; {ADVICE}") from error
+    return found
 
 
 def _sound(file: Path, digest: str) -> bool:

@@ -54,7 +54,7 @@ def show(
 def _model(model: str, recipe: str | None, set_: list[str] | None, image_size: int | None, pretrained: bool,
            checkpoint: Path | None):  # fmt: skip
     """A saved folder, or a backbone with a recipe on it."""
-    from paretune.pretrained import is_weights_folder
+    from paretune.sharded import is_weights_folder
 
     if Path(model).is_dir() and not is_weights_folder(Path(model)):
         asked = {"--recipe": recipe, "--set": set_, "--image-size": image_size}
