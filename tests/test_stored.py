@@ -5,6 +5,8 @@ import logging
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -314,6 +316,36 @@ def test_leftovers_of_killed_writers_are_swept(weights, tmp_path, cache, monkeyp
     left.write_bytes(b"half")
     pt.save(model_of(weights), tmp_path / "run")
     assert not left.exists()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import torch
+from paretune import stored
+
+def half(tensors, path, metadata):
+    Path(path).write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(600)
+
+stored.write_tensors = half
+stored.keep({"a": torch.ones(3)}, sys.argv[1], "a")
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_writer_holds_no_lock_and_leaves_nothing(cache):
+    frozen = {"a": torch.ones(3)}
+    digest = fingerprint(frozen)
+    writer = subprocess.Popen([sys.executable, "-c", KILLED, digest], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "writing\n"
+    assert len(list(cache.iterdir())) == 2  # the lock and half of a file
+    writer.kill()
+    writer.communicate()
+    assert stored.keep(frozen, digest, "a")
+    (entry,) = entries(cache)
+    assert fingerprint(load_file(entry)) == digest
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_the_backbone_embedded(
