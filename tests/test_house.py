@@ -24,7 +24,10 @@ FLOORS = (
         *("errors", "version", "counts", "machine", "config", "schema", "files", "formats", "tensorfile"),
         *("core", "peftconfig", "adapters", "reducers", "heads", "data", "drawn"),
     ),
-    ("methods", "catalogue", "aliases", "pretrained", "backbone", "asked", "folding", "plan", "checkpoint"),
+    (
+        *("methods", "catalogue", "aliases", "sharded", "pretrained", "backbone", "asked", "folding", "plan"),
+        *("frozen", "stored", "saved", "checkpoint"),
+    ),
     ("measure",),
     ("train",),
     ("timing",),
@@ -67,7 +70,7 @@ TIMM = {
     "asked": {"timm"},
     "data/transforms": {"timm.data"},
     "train/training": {"timm.scheduler"},
-    "checkpoint": {"timm"},
+    "saved": {"timm"},
     "cli/listing": {"timm"},
 }
 # What they may read of `import timm` itself.
@@ -75,7 +78,7 @@ TIMM_NAMES = {
     "core/anatomy": {"layers"},
     "backbone": {"create_model", "is_model", "list_models", "list_pretrained"},
     "asked": {"create_model", "is_model", "list_pretrained"},
-    "checkpoint": {"__version__"},
+    "saved": {"__version__"},
     "cli/listing": {"list_models", "__version__"},
 }
 # The rooms that know adapters and reducers by name; all others go by the registers.

@@ -15,7 +15,7 @@ from paretune.aliases import candidates, other_family
 from paretune.backbone import HUB, SUFFIXES, Backbone, Unfilled, create
 from paretune.core.method import Foreign
 from paretune.errors import UsageError, plain, quoted
-from paretune.pretrained import ForeignWeights, foreign, weights_file
+from paretune.pretrained import ForeignWeights, foreign, in_several_files, weights_file
 
 SIZES = {
     (192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge",
@@ -41,9 +41,10 @@ def obtain(
     """
     if checkpoint is None and _is_place(name):
         checkpoint, name = Path(name), ""
-    found = None
+    found = hint = None
     if checkpoint is not None:
         place = Path(checkpoint)
+        hint = str(place.absolute()).encode(errors="backslashreplace").decode()
         found = foreign(place) if place.exists() else None
         if place.is_dir():
             checkpoint = weights_file(place)
@@ -57,10 +58,12 @@ def obtain(
         )
     else:
         name = known_name(name)
-    origin = Backbone(name, "file" if checkpoint is not None else "pretrained" if pretrained else "random", options)
+    source = "file" if checkpoint is not None else "pretrained" if pretrained else "random"
+    origin = Backbone(name, source, options, path=hint)
     if found is not None and torch.get_default_device().type == "meta":  # where only shapes are asked for
         return create(name, False, None, options), origin
-    return create(name, pretrained, checkpoint, options, None if found is None else found.tensors), origin
+    several = in_several_files(Path(checkpoint)) if found is None and checkpoint is not None else None
+    return create(name, pretrained, checkpoint, options, several if found is None else found.tensors), origin
 
 
 def known_name(name: str) -> str:

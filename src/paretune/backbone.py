@@ -45,12 +45,14 @@ class Backbone:
     name: timm name, `hf-hub:` id or paretune_tiny; None for a module without a timm name
     source: where its weights came from: "pretrained", "file", "random" or "module"
     options: further arguments of timm.create_model; peft: the HF PEFT config of the injected modules
+    path: where the file lay, if the weights can be read from it again; a hint for people, which is never followed
     """
 
     name: str | None
     source: str
     options: dict = field(default_factory=dict)
     peft: dict | None = None
+    path: str | None = field(default=None, compare=False)  # weights are known by their content
 
 
 # timm looks for this name when a model is registered, so it comes first.
@@ -131,7 +133,7 @@ def hub_in_reach() -> Iterator[None]:
 
 
 def _from_file(name: str, path: Path, options: dict, tensors: dict[str, Tensor] | None) -> nn.Module:
-    if path.suffix not in SUFFIXES or not path.is_file():
+    if (tensors is None and path.suffix not in SUFFIXES) or not path.is_file():
         raise UsageError(f"checkpoint '{path}' is not a file that ends in {', '.join(SUFFIXES)}")
     google = path.suffix == ".npz"
     if google and not zipfile.is_zipfile(path):

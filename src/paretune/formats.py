@@ -102,7 +102,7 @@ CONFIG = record(
         "packed": table(record({"bits": one_of(1, 2, 4, 8), "shape": array(whole(1, 2**20), 2, 2)})),
         "fingerprint": HASH,
     },
-    {"task": NAME, "training": anything, "versions": table(text(200), most=50)},
+    {"task": NAME, "training": anything, "versions": table(text(200), most=50), "cached_from": text(10_000)},
 )
 
 _data = record(
@@ -232,3 +232,7 @@ DEMO = record(
     others=anything,
 )  # fmt: skip
 GROUPS = record({}, {"groups": table(TITLE, most=10_000, key=TITLE)}, anything)
+INDEX = record(
+    {"weight_map": table(text(255, r"\w[\w.-]*", 1), most=100_000, key=text(500, PRINTABLE, 1))}, {"metadata": anything}
+)
+"""Which tensor of a model is in which file; the files lie beside the index."""

@@ -1,6 +1,6 @@
 """Weights as Hugging Face `transformers` keeps them: recognised by their names, mapped to those of timm.
 
-FOLDER/config.json, FOLDER/model.safetensors or pytorch_model.bin      or a file alone
+FOLDER/config.json, FOLDER/model.safetensors or pytorch_model.bin, whole or in several files      or a file alone
 
 ViT, MAE, DeiT, DINOv2 with and without registers, DINOv3, CLIP and SigLIP image towers, also inside of a whole CLIP
 model. A family is a table of patterns; a tensor that no pattern knows means that the file is of another family.
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from paretune.errors import UsageError, plain, quoted
 from paretune.schema import parse, read_text
+from paretune.sharded import FILES, INDEXES, index_of, is_index, joined, weights_file
 from paretune.tensorfile import opened
 
-FILES = ("model.safetensors", "pytorch_model.bin")
 PICKLES = (".bin", ".pth", ".pt")
 ADVICE = "fetch it again"
 _BLOCK = r"(?:model\.)?(?:encoder\.)?layers?\.(\d+)\."
@@ -136,27 +136,15 @@ class ForeignWeights:
     config: dict[str, Any]
 
 
-def weights_file(place: Path) -> Path:
-    """The file of weights at a place, the place itself or in its folder. Raises UsageError where there is none."""
-    if not place.is_dir():
-        return place
-    if found := next((place / name for name in FILES if (place / name).is_file()), None):
-        return found
-    if several := sorted(path.name for path in place.glob("*.index.json")):
-        raise UsageError(
-            f"the weights in '{plain(place)}' lie in several files ({several[0]}): join them in {FILES[0]}"
-        )
-    raise UsageError(f"'{plain(place)}' is no folder of pretrained weights: it holds neither {' nor '.join(FILES)}")
-
-
-def is_weights_folder(place: Path) -> bool:
-    """Whether a folder holds weights, and not what paretune saved."""
-    return any((place / name).is_file() for name in FILES)
+def in_several_files(path: Path) -> dict[str, Tensor] | None:
+    """The tensors that an index lists, by their own names; None for a file that is no index."""
+    return joined(index_of(path), _all_of) if is_index(path) else None
 
 
 def read_config(place: Path) -> dict[str, Any]:
     """What config.json beside the weights says, of the image tower where it has two; empty where there is none."""
-    beside = place.is_dir() or place.name in FILES  # a file of any other name may lie beside a config of something else
+    # a file of any other name may lie beside a config of something else
+    beside = place.is_dir() or place.name in FILES + INDEXES
     path = weights_file(place).parent / "config.json"
     if not beside or not path.is_file():
         return {}
@@ -180,12 +168,23 @@ def foreign(place: Path) -> ForeignWeights | None:
             if family is None:
                 return None
             tensors = {name: file.get_tensor(name) for name in names if not _UNUSED.fullmatch(name)}
+    elif is_index(path):
+        if (family := recognised({name for names in index_of(path).values() for name in names})) is None:
+            return None
+        tensors = in_several_files(path) or {}
     elif path.suffix in PICKLES:
         tensors = _unpickled(path)
         family = recognised(tensors)
     else:
         return None
     return None if family is None else ForeignWeights(family, mapped(tensors, family, path), read_config(place))
+
+
+def _all_of(path: Path) -> dict[str, Tensor]:
+    if path.suffix in PICKLES:
+        return _unpickled(path)
+    with opened(path, ADVICE) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:

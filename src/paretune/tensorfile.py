@@ -34,13 +34,13 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         raise
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UsageError if it is missing, truncated or something else, or holds
-    numbers that are not finite."""
-    with opened(path) as file:
+def read_tensors(path: Path, advice: str = AGAIN) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UsageError, with `advice`, if it is missing, truncated or something
+    else, or holds numbers that are not finite."""
+    with opened(path, advice) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, tensor in tensors.items():
-        check_finite(name, tensor, f"{path} is not loaded", "train the model again")
+        check_finite(name, tensor, f"{path} is not loaded", "train the model again" if advice == AGAIN else advice)
     return tensors
 
 

@@ -22,6 +22,7 @@ def evaluate(
     batch_size: options.BatchSize = 64,
     workers: options.Workers = 0,
     device: options.Device = "auto",
+    checkpoint: options.ItsCheckpoint = None,
     skip_unreadable: options.SkipUnreadable = False,
     confusion: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the confusion matrix into this .png, .svg or .pdf.")
@@ -52,7 +53,7 @@ def evaluate(
     from paretune.train.tasks import kind_of
     from paretune.train.worst import Worst
 
-    model = load(out)
+    model = load(out, checkpoint=checkpoint)
     _check(model.task, len(model.classes or ()), confusion, worst, sheet)
     if model.classes is None:
         raise UsageError(f"{out} kept the backbone's own head, whose outputs have no names to compare labels with")

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from paretune.cli.ablate import ablate
 from paretune.cli.advise import advise
 from paretune.cli.bench import bench
+from paretune.cli.cache import app as cache
 from paretune.cli.compare import compare
 from paretune.cli.cost import cost
 from paretune.cli.data import app as data
@@ -112,6 +113,7 @@ app.command()(ablate)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(suite, name="suite")
+app.add_typer(cache, name="cache")
 app.command("list")(list_known)
 app.command()(demo)
 

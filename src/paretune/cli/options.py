@@ -36,6 +36,20 @@ Pretrained = Annotated[bool, typer.Option(help="Start from pretrained weights.")
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Local weights: .safetensors, .npz (Google ViT), .pth, .bin, or a folder.")
 ]
+EmbedBackbone = Annotated[
+    bool,
+    typer.Option(
+        "--embed-backbone",
+        help="Put the weights of --checkpoint into OUT too, so that OUT can move to another machine; otherwise all "
+        "runs share one copy in the cache.",
+    ),
+]
+ItsCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="Local weights that the model was trained from, if the cache holds its backbone no more."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Images per batch.")]
 Workers = Annotated[int, typer.Option(min=0, max=1024, help="Processes that load images; 0 loads in the main one.")]

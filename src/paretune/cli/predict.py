@@ -37,6 +37,7 @@ def predict(
     batch_size: options.BatchSize = 32,
     workers: options.Workers = 0,
     device: options.Device = "auto",
+    checkpoint: options.ItsCheckpoint = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is in --out, and rows of another command.")
     ] = False,
@@ -59,7 +60,7 @@ def predict(
         raise UsageError("--overwrite is for the file of --out: name one, or leave --overwrite out")
     pictures = Pictures(paths)
     count = Count(pictures.count())
-    model = load(run)
+    model = load(run, checkpoint=checkpoint)
 
     def answers(images: Iterable[str]) -> Iterator:
         return count.over(

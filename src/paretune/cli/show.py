@@ -54,17 +54,17 @@ def show(
 def _model(model: str, recipe: str | None, set_: list[str] | None, image_size: int | None, pretrained: bool,
            checkpoint: Path | None):  # fmt: skip
     """A saved folder, or a backbone with a recipe on it."""
-    from paretune.pretrained import is_weights_folder
+    from paretune.sharded import is_weights_folder
 
     if Path(model).is_dir() and not is_weights_folder(Path(model)):
-        asked = {"--recipe": recipe, "--set": set_, "--image-size": image_size, "--checkpoint": checkpoint}
+        asked = {"--recipe": recipe, "--set": set_, "--image-size": image_size}
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(
                 f"{model} is the folder of a saved model, which contains its own settings: leave {given[0]} out"
             )
         from paretune.checkpoint import load
 
-        return load(model)
+        return load(model, checkpoint=checkpoint)
     if recipe is None:
         raise UsageError(f"'{model}' is no folder: give one that `paretune train` wrote, or a backbone and --recipe")
     from paretune.cli.build import build, chosen_recipe

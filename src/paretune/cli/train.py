@@ -94,6 +94,7 @@ def train(
     image_size: options.ImageSize = None,
     pretrained: options.Pretrained = True,
     checkpoint: options.Checkpoint = None,
+    embed_backbone: options.EmbedBackbone = False,
     skip_unreadable: options.SkipUnreadable = False,
     download: Annotated[
         bool, typer.Option("--download", help="Download a named data set, such as cifar100:ROOT.")
@@ -157,6 +158,7 @@ def train(
         result = fit_on(
             adapted, images.train, images.val, chosen.schedule, out,
             **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory,
+            embed_backbone=embed_backbone,
             patience=patience or (choice and choice.patience), notes=_notes(chosen, set_) | notes,
             command=context.meta[WORDS],
         )  # fmt: skip

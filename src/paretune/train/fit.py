@@ -79,6 +79,7 @@ def fit(
     choose: Choice = "score",
     patience: int | None = None,
     memory: str = "full",
+    embed_backbone: bool = False,
     notes: dict | None = None,
     command: list[str] | None = None,
     quiet: bool = False,
@@ -110,6 +111,7 @@ def fit(
         memory: what a batch keeps for the backward pass. "exact" computes norm2, fc1 and GELU again there: about 6 in
             place of 10 times the width per block and token, with the same gradients. "low" keeps the derivative of
             the GELU in 8 bits, about 7 times the width, and computes nothing again.
+        embed_backbone: the folder holds the backbone too, see `checkpoint.save`.
         notes: further JSON values that describe this run; kept in the record, and compared when resuming.
         command: the words of a command line that began this run; kept, and not compared when resuming.
         quiet: no progress on stderr.
@@ -152,12 +154,13 @@ def fit(
                 if accelerator.is_main_process:
                     folder.save(training.state())
                     if training.best_row is row:  # a run that is interrupted can be used as it is
-                        save(model, folder.out, {**folder.settings, **training.best_facts()}, only_trained=written)
+                        facts = {**folder.settings, **training.best_facts()}
+                        save(model, folder.out, facts, only_trained=written, embed_backbone=embed_backbone)
                         written = True
                 accelerator.wait_for_everyone()
         finally:
             log.close()
-        return _finish(training, folder, written)
+        return _finish(training, folder, written, embed_backbone)
 
 
 def _check(
@@ -226,7 +229,7 @@ def _settings(
     }
 
 
-def _finish(training: Training, folder: RunFolder, written: bool) -> Result:
+def _finish(training: Training, folder: RunFolder, written: bool, embed: bool) -> Result:
     """Save the best epoch and the record of the run."""
     best = training.best_facts()
     seconds = sum(row["seconds"] for row in training.history)
@@ -239,7 +242,7 @@ def _finish(training: Training, folder: RunFolder, written: bool) -> Result:
     }
     model = training.best_model()
     if training.accelerator.is_main_process:
-        save(model, folder.out, {**folder.settings, **best}, only_trained=written)
+        save(model, folder.out, {**folder.settings, **best}, only_trained=written, embed_backbone=embed)
         folder.finish(record)
     training.accelerator.wait_for_everyone()
     metric = training.chooser.removeprefix("val_")
