@@ -10,9 +10,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-import timm
 import torch
 
 from paretune.checkpoint import fingerprint, split
@@ -126,7 +126,7 @@ def describe(model: Adapted, to: str, dtype: str, batch: tuple[int, int]) -> Des
         backbone=spec.backbone.name if spec else None,
         fingerprint=fingerprint(frozen),
         trained=fingerprint(trained),
-        versions={"paretune": __version__, "torch": torch.__version__, "timm": timm.__version__},
+        versions={"paretune": __version__, "torch": torch.__version__, "timm": version("timm")},
         temperature=getattr(model, "temperature", 1.0),
         deviation=tuple(units[0].deviation.tolist()) if model.task == "regression" and units else None,
     )

@@ -1,8 +1,8 @@
 """What to ship on this machine: one model as every artefact, with its reducer and without, all timed in turn.
 
-    timm         the backbone's own forward in torch, float32: the reference of the ratios
-    torch        the model in torch, float32
-    RUNTIME DTYPE, and the same "all tokens"     artefacts, each held against torch before it is timed
+timm         the backbone's own forward in torch, float32: the reference of the ratios
+torch        the model in torch, float32
+RUNTIME DTYPE, and the same "all tokens"     artefacts, each held against torch before it is timed
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Ladder:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         at, batches = self.machine, list(self.rungs[0].times)
-        yield Text(f"{self.model}; {at['name']}, {at['threads']} of {at['cores']} threads; {self.rounds} rounds, in turn")
+        threads = f"{at['threads']} of {at['cores']} threads"
+        yield Text(f"{self.model}; {at['name']}, {threads}; {self.rounds} rounds, taking turns")
         grid = Table(box=box.SIMPLE_HEAD)
         grid.add_column("")
         for name in ("MB", "check", "same answers", "accuracy"):
@@ -147,7 +148,8 @@ def climb(
             name = " ".join(filter(None, (runtime, dtype, end)))
             tell(name)
             made[name] = out / name.replace(" ", "-")
-            export(side, made[name], pictures, to=runtime, dtype=dtype, batch=(1, max(batches)), rounds=0, overwrite=True)
+            limits = (1, max(batches))
+            export(side, made[name], pictures, to=runtime, dtype=dtype, batch=limits, rounds=0, overwrite=True)
     tell("timing")
     measured = _timed(model, made, batches, rounds)
     found = [Rung(TIMM, measured[TIMM]), Rung(TORCH, measured[TORCH])]
