@@ -174,6 +174,21 @@ def test_the_last_values_that_make_sense_are_taken(method):
     adapt(method)
 
 
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (pt.ToMe(r=(1, "two")), r"ToMe r=\(1, 'two'\): must be of type"),
+        (pt.EViT(blocks=(1, True)), r"EViT blocks=\(1, True\): must be of type"),
+        (pt.LoRA(blocks=(0, float("nan"))), r"LoRA blocks=\(0, nan\): must be of type"),
+        (pt.LoRA(blocks=(0, 10**7)), r"LoRA blocks=\(0, 10000000\): must be from -1,000,000 to 1,000,000"),
+        (pt.ToMe(r=(1, -(10**30))), r"ToMe r=.*: must be from -1,000,000 to 1,000,000"),
+    ],
+)
+def test_the_entries_of_tuples_are_checked_like_single_values(method, says):
+    with pytest.raises(pt.UsageError, match=says):
+        adapt(method)
+
+
 def test_all_problems_are_reported_at_once():
     adapters = [pt.LoRA(rank=0, dropout=2.0), pt.AdaptFormer(width=0), pt.DenseAdapter(width=0, carry="x")]
     with pytest.raises(pt.UsageError) as refusal:

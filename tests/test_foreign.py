@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import paretune as pt
-from paretune.asked import _tell, known_name, obtain
+from paretune.named_backbone import _tell, known_name, obtain
 from paretune.pretrained import FAMILIES, foreign
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -166,7 +166,7 @@ def test_what_is_of_no_known_family_is_refused_by_name(hf, folders, tmp_path):
     strange = {"encoder.layer.0.attention.relative_position_bias": torch.zeros(2)}
     for number, (config, tensors, sentence) in enumerate((
         ({}, strange, r"looks like Hugging Face DINOv2, but holds .*relative_position_bias.*supported are DeiT"),
-        ({"num_attention_heads": 5}, {}, "5 heads, which do not share 32 channels"),
+        ({"num_attention_heads": 5}, {}, "5 heads, which do not divide 32 channels"),
         ({"num_attention_heads": "many"}, {}, "'many' heads"),
         ({"hidden_act": "snake"}, {}, "activation 'snake'; supported are gelu"),
         ({}, {"layernorm.weight": None}, "does not fit vit_base_patch14_dinov2"),
@@ -220,7 +220,7 @@ def test_an_unknown_name_comes_with_a_suggestion():
 
 @pytest.mark.parametrize("name", ["microsoft/swin-tiny-patch4-window7-224", "facebook/convnext-base-224", "resnet-50"])
 def test_a_name_of_another_family_is_refused_with_those_that_run(name):
-    with pytest.raises(pt.UsageError, match=r"a family that paretune does not run; supported are ViT, DeiT, DINOv2"):
+    with pytest.raises(pt.UsageError, match=r"a family that paretune cannot run; supported are ViT, DeiT, DINOv2"):
         pt.adapt(name, pretrained=True)
 
 

@@ -25,7 +25,7 @@ FLOORS = (
         *("core", "peftconfig", "adapters", "reducers", "heads", "data", "drawn"),
     ),
     (
-        *("methods", "catalogue", "aliases", "sharded", "pretrained", "backbone", "asked", "folding", "plan"),
+        *("methods", "catalogue", "aliases", "sharded", "pretrained", "backbone", "named_backbone", "folding", "plan"),
         *("frozen", "stored", "saved", "checkpoint"),
     ),
     ("measure",),
@@ -67,7 +67,7 @@ REDUCER = {"core/attention", "core/method", "core/reduction", "core/tokens", "co
 TIMM = {
     "core/anatomy": {"timm.layers", "timm.data"} | {f"timm.models.{m}" for m in ("deit", "eva", "vision_transformer")},
     "backbone": {"timm", "timm.models", "timm.models.vision_transformer"},
-    "asked": {"timm"},
+    "named_backbone": {"timm"},
     "data/transforms": {"timm.data"},
     "train/training": {"timm.scheduler"},
     "saved": {"timm"},
@@ -77,7 +77,7 @@ TIMM = {
 TIMM_NAMES = {
     "core/anatomy": {"layers"},
     "backbone": {"create_model", "is_model", "list_models", "list_pretrained"},
-    "asked": {"create_model", "is_model", "list_pretrained"},
+    "named_backbone": {"create_model", "is_model", "list_pretrained"},
     "saved": {"__version__"},
     "cli/listing": {"list_models", "__version__"},
 }

@@ -28,6 +28,20 @@ def test_methods_differ_by_their_key_and_nothing_is_no_method():
     assert Methods().to_json() == {"adapters": [], "reducer": None}
 
 
+@pytest.mark.parametrize(
+    ("methods", "printed"),
+    [
+        (Methods(), "no adapter, all tokens"),
+        (Methods((pt.LoRA(),)), "LoRA, all tokens"),
+        (Methods((pt.LoRA(rank=4, blocks=(2, 3)),), pt.FPET(block=6)), "LoRA(rank=4, blocks=(2, 3)) + FPET(block=6)"),
+        (Methods((pt.LoRA(), pt.VPT(prompts=5)), pt.EViT(rest="drop")), "LoRA + VPT(prompts=5) + EViT(rest='drop')"),
+        (Methods(reducer=pt.ToMe(r=(8, 4))), "no adapter + ToMe(r=(8, 4))"),
+    ],
+)
+def test_methods_are_printed_as_in_python_without_their_defaults(methods, printed):
+    assert str(methods) == printed
+
+
 def test_unknown_methods_and_missing_keys_are_refused():
     with pytest.raises(pt.UsageError, match="unknown method 'Telepathy'"):
         Methods.from_json({"adapters": [{"kind": "Telepathy"}], "reducer": None})

@@ -1,4 +1,4 @@
-"""What people call a backbone, and what timm calls it: ids of the Hub, torch.hub names, papers' short names."""
+"""Other names of backbones and the names that timm has for them: ids of the Hub, torch.hub names, papers' short names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 _LETTERS = {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge", "g": "giant"}
 _SIZE = "(?P<size>tiny|small|base|large|huge|giant|so400m)"
 _LETTER = "(?P<letter>[tsblhg])"
-# A pattern of names, in lower case and without owner, and what timm calls them; the first name that timm has counts.
+# A pattern in lower case, without the owner, and the possible names in timm. The first one that timm has is taken.
 _ALIASES = (
     (rf"dinov2-{_SIZE}", "vit_{size}_patch14_dinov2.lvd142m"),
     (rf"dinov2-with-registers-{_SIZE}", "vit_{size}_patch14_reg4_dinov2.lvd142m"),
@@ -31,14 +31,14 @@ _ALIASES = (
     (rf"vit[-_]?{_LETTER}[-_/]?(?P<patch>\d+)([-_@](?P<image>\d+))?", "vit_{size}_patch{patch}_{image}"),
     (rf"deit[-_]?{_LETTER}[-_/]?(?P<patch>16)", "deit_{size}_patch{patch}_{image}"),
 )  # fmt: skip
-# Families that paretune does not run, as words of names that timm does not know either.
+# Families that paretune cannot run, as words in names that timm does not know either.
 _OTHERS = ("swin", "beit", "convnext", "resnet", "resnext", "regnet", "efficientnet", "mobilenet", "mobilevit", "levit",
            "poolformer", "focalnet", "segformer", "cvt", "pvt", "maxvit", "data2vec")  # fmt: skip
 _OWNERS = ("facebook", "google", "openai", "timm", "microsoft")
 
 
 def candidates(name: str) -> list[str]:
-    """What timm may call the backbone `name`, the likeliest first; none for a name that no pattern knows."""
+    """Possible names in timm of the backbone `name`, the likeliest first; [] if no pattern matches."""
     owner, _, rest = name.lower().rpartition("/")
     spelled = [rest] if owner in _OWNERS else []
     for text in (*spelled, name.lower()):
@@ -52,5 +52,5 @@ def candidates(name: str) -> list[str]:
 
 
 def other_family(name: str) -> str | None:
-    """The family in a name that paretune does not run, if there is one."""
+    """The family in a name that paretune cannot run, or None."""
     return next((word for word in _OTHERS if re.search(rf"(^|[-_/]){word}", name.lower())), None)

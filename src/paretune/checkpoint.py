@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from paretune import stored
-from paretune.asked import obtain
+from paretune.named_backbone import obtain
 from paretune.backbone import Backbone, Unfilled, create, reason
 from paretune.core import anatomy, packed, peft_modules
 from paretune.core.model import Adapted

@@ -52,7 +52,10 @@ def field_help(kind: type) -> dict[str, str]:
 
 
 def type_problems(config: DataclassInstance) -> list[str]:
-    """One sentence for every value that has the wrong type, is not finite, or is too large for a setting."""
+    """One sentence for every value that has the wrong type, is not finite, or is too large for a setting.
+
+    The entries of a tuple are checked like single values.
+    """
     typed = list(_typed_values(config))
     kind = type(config).__name__
     problems = [
@@ -63,7 +66,7 @@ def type_problems(config: DataclassInstance) -> list[str]:
     return problems + [
         f"{kind} {name}={quoted(value)}: must be from -{LARGEST:,} to {LARGEST:,}"
         for name, value, _ in typed
-        if isinstance(value, int) and abs(value) > LARGEST
+        if any(isinstance(one, int) and abs(one) > LARGEST for one in (value if isinstance(value, tuple) else [value]))
     ]
 
 
@@ -88,7 +91,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:  # tuple[int, ...]
         return isinstance(value, tuple) and all(_fits(entry, get_args(hint)[0]) for entry in value)
     if get_origin(hint) is Literal:
-        return True  # choice_problems tells
+        return True  # choice_problems checks it
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))

@@ -23,6 +23,7 @@ from paretune.drawn.digit_sets import TEST, TRAIN, VALIDATE, digit_parts
 from paretune.drawn.digits import pixel_baseline
 from paretune.files import written
 from paretune.ledger.results import Ledger
+from paretune.methods import Methods
 from paretune.show.merged import merged
 from paretune.show.sheet import sheet
 from paretune.suite.planning import Plan
@@ -55,7 +56,7 @@ METHODS = (
     _method("FPET-AdaptFormer", "fpet-adaptformer", 3e-3),
     Recipe(
         "Dense Adapters",
-        "Dense Adapters of width 32, all tokens",
+        str(Methods(RECIPES["sparse-tuning"].adapters)),
         RECIPES["sparse-tuning"].adapters,
         schedule=Schedule(lr=1e-3),
     ),

@@ -1,7 +1,8 @@
-"""`Methods`: the adapters and the token reducer of a model as one object, with conversion from and to JSON."""
+"""`Methods`: the adapters and the token reducer of a model as one object, with its JSON, its key and its printed form."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from paretune.reducers import REDUCERS
 
 @dataclass(frozen=True)
 class Methods:
-    """The settings of adapters, in order, and of a token reducer or None."""
+    """The settings of adapters, in order, and of a token reducer or None.
+
+    The head is not part of it: every model has the same kind of head, which has no settings.
+    """
 
     adapters: tuple[AdapterSettings, ...] = ()
     reducer: ReducerSettings | None = None
@@ -35,9 +39,22 @@ class Methods:
         reducer = None if self.reducer is None else to_json(self.reducer)
         return {"adapters": [to_json(one) for one in self.adapters], "reducer": reducer}
 
+    def __str__(self) -> str:
+        """ "LoRA(rank=4) + FPET(block=6)": the settings that differ from the defaults. "LoRA, all tokens": no reducer."""
+        adapters = " + ".join(map(_printed, self.adapters)) or "no adapter"
+        return f"{adapters}, all tokens" if self.reducer is None else f"{adapters} + {_printed(self.reducer)}"
+
     def key(self) -> str:
         """A string that is equal for equal methods."""
         return json.dumps(self.to_json(), sort_keys=True)
+
+
+def _printed(method: AdapterSettings | ReducerSettings) -> str:
+    """A method as in Python, without the settings that have their default."""
+    own = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)
+           if getattr(method, field.name) != field.default}  # fmt: skip
+    settings = ", ".join(f"{name}={value!r}" for name, value in own.items())
+    return type(method).__name__ + (f"({settings})" if settings else "")
 
 
 def completed(settings: dict) -> dict:

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from paretune.asked import obtain
 from paretune.backbone import Backbone, describe
 from paretune.config import choice_problems, type_problems
 from paretune.core import anatomy, peft_modules
@@ -21,6 +20,7 @@ from paretune.core.target_units import Units
 from paretune.data.task import Task, known_task
 from paretune.errors import UsageError, quoted, refuse
 from paretune.formats import MOST_CLASSES
+from paretune.named_backbone import obtain
 
 
 @dataclass(frozen=True)

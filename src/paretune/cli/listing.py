@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer, table
+from paretune.cli.output import answer, say, table
 from paretune.errors import unknown
 
 KINDS = ("models", "recipes", "adapters", "reducers")
@@ -67,12 +67,15 @@ def _methods(kinds: tuple[type, ...]) -> dict:
 
 
 def _say_models(names: list[str]) -> None:
-    typer.echo("models: timm names; a variant that paretune cannot run is refused by name when asked for")
-    typer.echo("  " + "\n  ".join(names))
+    say("models: timm names; if you ask for a variant that paretune cannot run, the error names the reason")
+    say("  " + "\n  ".join(names))
 
 
 def _say_recipes(found: dict[str, str]) -> None:
-    table("recipes", ("name", "what it is"), found.items(), words=2)
+    from paretune.catalogue import RECIPES
+
+    rows = [(name, str(RECIPES[name].methods), about) for name, about in found.items()]
+    table("recipes", ("name", "adapters and reducer", "what it is"), rows, words=3)
 
 
 def _say_methods(found: dict) -> None:

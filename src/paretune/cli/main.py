@@ -20,6 +20,7 @@ from paretune.cli.evaluate import evaluate
 from paretune.cli.export import export
 from paretune.cli.listing import list_known
 from paretune.cli.many import ManyValues
+from paretune.cli.output import say
 from paretune.cli.paper import paper
 from paretune.cli.predict import predict
 from paretune.cli.report import report
@@ -69,7 +70,7 @@ class _Commands(TyperGroup):
                 raise
             else:
                 sentence = f"{plain(error.filename)}: {error.strerror}"
-        typer.echo(f"paretune: {printable(sentence)}", err=True)
+        say(f"paretune: {printable(sentence)}", err=True)
         raise typer.Exit(code)
 
 
@@ -86,7 +87,7 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"paretune {__version__}")
+        say(f"paretune {__version__}")
         raise typer.Exit
 
 

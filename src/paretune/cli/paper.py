@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from paretune.cli import options
-from paretune.cli.output import answer
+from paretune.cli.output import answer, say
 from paretune.errors import UsageError
 
 WIDTH = 120  # where stdout is no terminal
@@ -30,17 +30,17 @@ def paper(
     """Compare the papers' tables with what paretune computes now: parameters, MACs, memory, time.
 
     Every number is reproduced (the way of counting is given), differs (by how much), or cannot be reproduced (why).
-    Needs no weights and no data.
+    This needs no weights and no data.
     """
     from paretune.papers.check import read_bench
     from paretune.papers.text import markdown as page
 
     if markdown and as_json:
-        raise UsageError("--markdown and --json are two ways to print the same: choose one")
+        raise UsageError("--markdown and --json are two formats of the same output: give only one of them")
     measured = None if bench is None else read_bench(bench)
     checked = _checked(table, measured)
     if markdown:
-        return typer.echo(page(checked), nl=False)
+        return say(page(checked).removesuffix("\n"))
     if table is None:
         short = [{"key": c.key, "title": c.title, "counts": c.counts()} for c in checked]
         return answer({"tables": short}, as_json, lambda: _say_list(checked))
@@ -71,20 +71,20 @@ def _say_list(checked: list) -> None:
     rows = listed(checked)
     sums = [str(sum(int(row[i]) for row in rows)) for i in range(2, len(LIST))]
     _print(LIST, [*rows, ("all", "", *sums)], words=(0, 1))
-    typer.echo("paretune paper TABLE shows one of them, paretune paper all every one")
+    say("`paretune paper TABLE` shows one table, `paretune paper all` shows all of them")
 
 
 def _say(checked: list) -> None:
     from paretune.papers.text import COMPUTED, MEANS, MISSING, computed, means, missing
 
     for one in checked:
-        typer.echo(f"{one.key}: {one.title} (arXiv:{one.arxiv})")
+        say(f"{one.key}: {one.title} (arXiv:{one.arxiv})")
         if rows := computed(one.findings):
             _print(COMPUTED, rows, words=(0, 1, 5))
         if rows := missing(one.findings):
             _print(MISSING, rows, words=(0, 1))
         if one.means:
-            typer.echo("accuracies need the weights and the data; here only the means of the printed ones are computed")
+            say("accuracies need the weights and the data; only the means of the printed accuracies are computed here")
             _print(MEANS, means(one.means), words=(0, 1, 5))
 
 

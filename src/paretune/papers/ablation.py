@@ -83,7 +83,8 @@ def planned(
         validate="val",
     )
     recipes = [
-        Recipe(row.name, f"{row.table}, {row.row}", row.methods.adapters, row.methods.reducer, schedule) for row in rows
+        Recipe(row.name, f"{row.table}, {row.row}: {row.methods}", row.methods.adapters, row.methods.reducer, schedule)
+        for row in rows
     ]
     suite = Suite("ablation", {task: "all"}, Source(read_parts, (str(data),)))
     return Plan(suite, tuple(recipes), protocol, tuple(seeds), model, out, device)

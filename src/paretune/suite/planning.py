@@ -9,7 +9,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 
-from paretune.asked import obtain
 from paretune.catalogue import Recipe
 from paretune.checkpoint import fingerprint
 from paretune.core import anatomy
@@ -19,6 +18,7 @@ from paretune.errors import Diverged
 from paretune.ledger.results import KIND, VERSION, Result
 from paretune.machine import environment
 from paretune.measure.cost import cost
+from paretune.named_backbone import obtain
 from paretune.plan import adapt
 from paretune.suite.jobs import Job
 from paretune.suite.protocols import Protocol

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from paretune.asked import obtain
 from paretune.backbone import EMBEDDED
 from paretune.catalogue import Schedule
 from paretune.core import anatomy
@@ -26,6 +25,7 @@ from paretune.core.model import Adapted
 from paretune.folding import merge
 from paretune.measure.cost import Cost, cost
 from paretune.methods import Methods
+from paretune.named_backbone import obtain
 from paretune.plan import adapt
 from paretune.train.objective import Objective
 

@@ -1,4 +1,4 @@
-"""From what was asked for to a backbone: names are forgiven, and weights of Hugging Face find their timm model."""
+"""Get the backbone for any name that people use for it, or for a folder or file of weights, also of Hugging Face."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SIZES = {
     (192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge",
     (1536, 40): "giant", (1152, 27): "so400m",
 }  # fmt: skip
-"""timm's word for a width and a depth."""
+"""The word in timm's names for a width and a depth."""
 ACTS = {"gelu": None, "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "quick_gelu": "quick_gelu",
         "relu": "relu", "silu": "silu", "swish": "silu"}  # fmt: skip
-"""Hugging Face's hidden_act, and what timm calls it; None is timm's own GELU."""
+"""Hugging Face's hidden_act, and timm's name for it; None is timm's own GELU."""
 _LOG = logging.getLogger(__name__)
 
 
 def obtain(
     name: str, pretrained: bool, checkpoint: str | Path | None, options: dict[str, Any]
 ) -> tuple[Foreign, Backbone]:
-    """The backbone that was asked for, and where it came from.
+    """The backbone, and where it came from.
 
-    name: a timm name, one that leads to it such as `facebook/dinov2-small`, or a folder or file of weights
+    name: a timm name, another name of the same model such as `facebook/dinov2-small`, or a folder or file of weights
     checkpoint: a local file or folder of weights
 
-    What was understood in another way than it was written is told on the log, in one line. Raises UsageError as
-    `backbone.create`, and for weights of Hugging Face of a family that is not supported.
+    If another name or another layout was translated, one line on the log says so. Raises UsageError in the cases of
+    `backbone.create`, and for weights of a Hugging Face family that is not supported.
     """
     if checkpoint is None and _is_place(name):
         checkpoint, name = Path(name), ""
@@ -53,31 +53,31 @@ def obtain(
         _tell(f"{plain(checkpoint)}: read as Hugging Face {found.family.title}, mapped to timm's {name}")
     elif not name:
         raise UsageError(
-            f"'{plain(checkpoint)}' does not say which model its weights belong to: name it, --model NAME --checkpoint "
-            f"{plain(checkpoint)}"
+            f"'{plain(checkpoint)}' does not say which model its weights belong to: name the model, "
+            f"--model NAME --checkpoint {plain(checkpoint)}"
         )
     else:
         name = known_name(name)
     source = "file" if checkpoint is not None else "pretrained" if pretrained else "random"
     origin = Backbone(name, source, options, path=hint)
-    if found is not None and torch.get_default_device().type == "meta":  # where only shapes are asked for
+    if found is not None and torch.get_default_device().type == "meta":  # only shapes are needed there
         return create(name, False, None, options), origin
     several = in_several_files(Path(checkpoint)) if found is None and checkpoint is not None else None
     return create(name, pretrained, checkpoint, options, several if found is None else found.tensors), origin
 
 
 def known_name(name: str) -> str:
-    """timm's name for what people call a backbone; names that are not known stay as they are.
+    """timm's name of a backbone, for any of its known names. An unknown name is returned unchanged.
 
-    Raises UsageError for a name that says another family.
+    Raises UsageError if the name contains a family that paretune cannot run.
     """
     if name.startswith(HUB) or _is_known(name):
         return name
     ours = next((one for one in candidates(name) if _is_known(one)), None)
     if ours is None and (family := other_family(name)):
         raise UsageError(
-            f"'{plain(name)}' is a {family}, a family that paretune does not run; supported are ViT, DeiT, DINOv2, "
-            "DINOv3, EVA-02, MAE, CLIP and SigLIP: `paretune list models`"
+            f"'{plain(name)}' is a {family}, a family that paretune cannot run; supported are ViT, DeiT, DINOv2, "
+            "DINOv3, EVA-02, MAE, CLIP and SigLIP: see `paretune list models`"
         )
     if ours is None:
         return name
@@ -87,7 +87,7 @@ def known_name(name: str) -> str:
 
 @cache
 def _tell(line: str) -> None:
-    """Say a line once."""
+    """Log a line, but only the first time."""
     _LOG.warning("%s", line)
 
 
@@ -100,14 +100,14 @@ def _is_known(name: str) -> bool:
 
 
 def _is_place(name: str) -> bool:
-    """Whether a name is that of a folder or of a file of weights, and of no model."""
+    """Whether a name is a folder or a file of weights, and not the name of a model."""
     if timm.is_model(name.partition(".")[0]) or name.startswith(HUB):
         return False
     return Path(name).is_dir() or (Path(name).suffix in SUFFIXES and Path(name).is_file())
 
 
 def _matched(name: str, found: ForeignWeights, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The timm model that weights of Hugging Face belong to, and its options. `name` is believed if it is not empty."""
+    """The timm model for weights of Hugging Face, and its options. If `name` is not empty, it is used as it is."""
     head = found.tensors.get("head.weight")
     own: dict[str, Any] = {"num_classes": 0 if head is None else len(head)}
     if found.family.title == "DINOv3":
@@ -126,7 +126,7 @@ def _matched(name: str, found: ForeignWeights, options: dict[str, Any]) -> tuple
 
 
 def _words(found: ForeignWeights) -> dict[str, Any]:
-    """What the tensors' shapes say of the model: sizes as numbers, and the words that stand in timm's names."""
+    """The sizes of the model, read from the shapes of its tensors, and the words for timm's names."""
     tensors = found.tensors
     weight = tensors["patch_embed.proj.weight"]
     width, patch = weight.shape[0], weight.shape[-1]
@@ -135,7 +135,9 @@ def _words(found: ForeignWeights) -> dict[str, Any]:
     tokens = tensors["pos_embed"].shape[1] - prefix if "pos_embed" in tensors else 0
     hidden = next(tensor.shape[0] for name, tensor in tensors.items() if ".mlp.fc1" in name and name.endswith("weight"))
     if math.isqrt(tokens) ** 2 != tokens:
-        raise UsageError(f"the weights have positions for {tokens} patches, which are no square: name the model")
+        raise UsageError(
+            f"the weights have positions for {tokens} patches, which is not a square: give the model's name"
+        )
     quick = found.family.title == "CLIP" and found.config.get("hidden_act", "quick_gelu") == "quick_gelu"
     gated = any("fc1_g" in name for name in tensors)
     return {
@@ -146,30 +148,30 @@ def _words(found: ForeignWeights) -> dict[str, Any]:
 
 
 def _heads(found: ForeignWeights, width: int) -> int:
-    """How many heads the attention has: config.json says it, else they are 64 channels wide."""
+    """The number of attention heads: from config.json, or else heads of 64 channels."""
     heads = found.config.get("num_attention_heads", max(1, width // 64))
     if type(heads) is not int or not 0 < heads <= width or width % heads:
-        raise UsageError(f"config.json says {quoted(heads)} heads, which do not share {width} channels")
+        raise UsageError(f"config.json says {quoted(heads)} heads, which do not divide {width} channels")
     return heads
 
 
 def _act(found: ForeignWeights) -> str | None:
-    """timm's name of the activation, None for its own. Raises UsageError for one that timm's models do not take."""
+    """timm's name of the activation, or None for timm's default. Raises UsageError for an unsupported activation."""
     usual = {"CLIP": "quick_gelu", "SigLIP": "gelu_pytorch_tanh"}.get(found.family.title, "gelu")
-    asked = found.config.get("hidden_act", usual)
-    if asked not in ACTS:
-        raise UsageError(f"config.json says the activation {quoted(asked)}; supported are {', '.join(ACTS)}")
-    return ACTS[asked]
+    name = found.config.get("hidden_act", usual)
+    if name not in ACTS:
+        raise UsageError(f"config.json says the activation {quoted(name)}; supported are {', '.join(ACTS)}")
+    return ACTS[name]
 
 
 def _named(found: ForeignWeights, words: dict[str, Any]) -> str:
-    """The name in timm: that of this size, or the family's fallback, which then gets other sizes."""
+    """timm's name for this size, or the family's fallback, which then gets other sizes."""
     names = [name.format(**words) for name in found.family.names] if words["size"] else []
     return next(filter(timm.is_model, names), found.family.fallback.format(**words))
 
 
 def _differences(model: Any, words: dict[str, Any], found: ForeignWeights) -> dict[str, Any]:
-    """The options that give a timm model the sizes of the weights."""
+    """The options of timm that give `model` the sizes of the weights."""
     mlp = model.blocks[0].mlp
     hidden = (mlp.fc1_g if hasattr(mlp, "fc1_g") else mlp.fc1).out_features  # gated, or plain
     has = {
