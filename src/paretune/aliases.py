@@ -1,4 +1,4 @@
-"""Other names of backbones and the names that timm has for them: ids of the Hub, torch.hub names, papers' short names."""
+"""Other names of backbones and the names that timm has for them: ids of the Hub, torch.hub names, short names."""
 
 from __future__ import annotations
 

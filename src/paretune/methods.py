@@ -1,4 +1,4 @@
-"""`Methods`: the adapters and the token reducer of a model as one object, with its JSON, its key and its printed form."""
+"""`Methods`: the adapters and the token reducer of a model as one object, with JSON, key and printed form."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Methods:
         return {"adapters": [to_json(one) for one in self.adapters], "reducer": reducer}
 
     def __str__(self) -> str:
-        """ "LoRA(rank=4) + FPET(block=6)": the settings that differ from the defaults. "LoRA, all tokens": no reducer."""
+        """ "LoRA(rank=4) + FPET(block=6)": only settings without their default. "LoRA, all tokens": no reducer."""
         adapters = " + ".join(map(_printed, self.adapters)) or "no adapter"
         return f"{adapters}, all tokens" if self.reducer is None else f"{adapters} + {_printed(self.reducer)}"
 

@@ -135,9 +135,7 @@ def _words(found: ForeignWeights) -> dict[str, Any]:
     tokens = tensors["pos_embed"].shape[1] - prefix if "pos_embed" in tensors else 0
     hidden = next(tensor.shape[0] for name, tensor in tensors.items() if ".mlp.fc1" in name and name.endswith("weight"))
     if math.isqrt(tokens) ** 2 != tokens:
-        raise UsageError(
-            f"the weights have positions for {tokens} patches, which is not a square: give the model's name"
-        )
+        raise UsageError(f"the weights have positions for {tokens} patches, which is no square: give the model's name")
     quick = found.family.title == "CLIP" and found.config.get("hidden_act", "quick_gelu") == "quick_gelu"
     gated = any("fc1_g" in name for name in tensors)
     return {

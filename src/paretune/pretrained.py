@@ -3,7 +3,8 @@
 FOLDER/config.json, FOLDER/model.safetensors or pytorch_model.bin, whole or in several files      or a file alone
 
 Families: ViT, MAE, DeiT, DINOv2 with and without registers, DINOv3, and the image towers of CLIP and SigLIP, also if
-they are part of a whole CLIP model. One table of patterns serves all families. A file with a tensor that no pattern matches is refused.
+they are part of a whole CLIP model. One table of patterns serves all families. A file with a tensor that no pattern
+matches is refused.
 """
 
 from __future__ import annotations
