@@ -99,7 +99,7 @@ def test_damaged_images_and_foreign_classes_are_problems_and_doubles_are_remarks
     assert report.problems[0].startswith("val: unreadable images, 1: val/bee/0.png (not an image file")
     assert report.problems[1] == "test: train has no cow"
     assert report.remarks == (
-        "train: pictures that are there more than once, 1: train/ant/0.png = train/bee/double.png",
+        "train: pictures that occur more than once, 1: train/ant/0.png = train/bee/double.png",
         "train: pictures with more than one answer, 1: train/ant/0.png = train/bee/double.png",
     )
 
@@ -109,7 +109,7 @@ def test_what_a_reader_refuses_is_a_problem_of_the_data(tmp_path):
     (tmp_path / "val" / "empty").mkdir()
     assert "no readable images in" in verify(tmp_path).problems[0]
     table = write(tmp_path / "table.csv", "path,label\ngone.png,ant\n")
-    assert verify(table).problems == (f"{table}: no file gone.png",)
+    assert verify(table).problems == (f"{table}: there is no file gone.png",)
 
 
 def test_a_table_that_lists_an_image_twice_is_not_sound(tmp_path):
@@ -138,14 +138,14 @@ def test_a_vtab_task_must_have_its_images_and_a_thousand_that_is_its_two_parts(t
     (folder / "images" / "test" / "000001.jpg").unlink()
     report = verify(folder)
     assert report.problems[0].startswith("test: missing images, 1: ")
-    assert report.problems[1] == "train800val200 is not train800 and val200, images that differ: 2"
+    assert report.problems[1] == "train800val200 differs from train800 and val200 together in 2 images"
 
 
 @pytest.mark.usefixtures("small_vtab")
 def test_counts_of_a_vtab_task_must_be_right(tmp_path):
     report = verify(vtab_tree(tmp_path, sizes={"train800": 6, "val200": 3, "test": 5}))
-    assert "val: 3 images, there should be 4" in report.problems
-    assert "train800val200: 9 images, there should be 10" in report.problems
+    assert "val: 3 images instead of 4" in report.problems
+    assert "train800val200: 9 images instead of 10" in report.problems
 
 
 @pytest.mark.usefixtures("small_vtab")
@@ -168,7 +168,7 @@ def test_a_vtab_root_is_a_table_of_19_with_the_missing_ones_named(tmp_path):
     assert reports["cifar"] is None
     done = cli("verify", tmp_path)
     assert done.exit_code == 1
-    assert "dtd: test: 1 images, there should be 5" in done.stdout
+    assert "dtd: test: 1 images instead of 5" in done.stdout
     assert "missing: cifar, caltech101, oxford_flowers102" in done.stdout
     said = json.loads(cli("verify", tmp_path, "--json").stdout)
     assert said["sound"] is False
@@ -187,17 +187,17 @@ def test_tasks_of_your_own_are_verified_without_counts(tmp_path):
 def test_synqts_lists_are_verified_too(tmp_path):
     report = verify(vtab_json(tmp_path))
     assert any("unreadable images" in text for text in report.problems)  # empty files
-    assert any(text == "test: 3 images, there should be 1,880" for text in report.problems)
+    assert any(text == "test: 3 images instead of 1,880" for text in report.problems)
 
 
 def test_well_known_sets_must_have_their_published_counts(tmp_path):
     birds(tmp_path, {1: "001.A", 2: "002.B"})
     assert verify(f"cub200:{tmp_path}").problems == (
-        "train: 4 images, there should be 5,994", "test: 2 images, there should be 5,794",
+        "train: 4 images instead of 5,994", "test: 2 images instead of 5,794",
     )  # fmt: skip
     for i, split in enumerate(("train", "val", "test")):
         write(tmp_path / f"{split}.json", json.dumps({f"{number}/{i}.jpg": number for number in (1, 2)}))
-    assert verify(f"cub200:{tmp_path}").problems == ("all: 6 images, there should be 11,788",)
+    assert verify(f"cub200:{tmp_path}").problems == ("all: 6 images instead of 11,788",)
 
 
 def test_the_exit_code_says_whether_data_are_sound(tmp_path):
@@ -269,7 +269,7 @@ def test_labels_and_numbers_go_into_shards_and_not_into_folders(tmp_path):
         after = open_split(tmp_path / name, "all", before.classes)
         assert after.task == before.task
         assert np.array_equal(after.targets, before.targets)
-        with pytest.raises(UsageError, match=f"cannot say {before.task} answers"):
+        with pytest.raises(UsageError, match=f"cannot hold {before.task} answers"):
             convert(table, tmp_path / "folder", "folder")
         assert not (tmp_path / "folder").exists()
 
@@ -303,7 +303,7 @@ def test_a_vtab_task_is_converted_without_its_thousand_in_one(tmp_path):
 
 def test_nothing_is_overwritten_and_nothing_half_written_is_left(tmp_path):
     tree = class_tree(tmp_path / "tree", ())
-    for dest, message in ((tree, "already there"), (tree / "ant" / "out", "outside of it")):
+    for dest, message in ((tree, "exists and is not an empty"), (tree / "ant" / "out", "outside of it")):
         with pytest.raises(UsageError, match=message):
             convert(tree, dest)
     (tree / "ant" / "0.png").write_bytes(b"bad")

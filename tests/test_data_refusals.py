@@ -113,8 +113,8 @@ def test_links_that_loop_neither_double_pictures_nor_hang(tmp_path):
 def test_a_folder_that_is_reached_in_two_ways_is_refused(tmp_path, link, target):
     class_tree(tmp_path, ("train", "val"))
     (tmp_path / link).symlink_to(target)
-    refused("are one folder, so its pictures would count twice", open_splits, tmp_path)
-    assert "are one folder" in verify(tmp_path).problems[0]
+    refused("are the same folder, so its pictures would count twice", open_splits, tmp_path)
+    assert "are the same folder" in verify(tmp_path).problems[0]
 
 
 def test_links_to_folders_and_files_elsewhere_are_followed(tmp_path):
@@ -146,12 +146,12 @@ def test_pipes_and_devices_are_no_pictures_and_no_shards(tmp_path):
     (tmp_path / "bee" / "endless.png").symlink_to("/dev/zero")
     (tmp_path / "bee" / "gone.png").symlink_to("nowhere")
     refused(
-        r"3 of 9 images.*pipe\.png: no regular file.*endless\.png: no regular.*gone\.png: no such",
+        r"3 of 9 images.*pipe\.png: not a regular file.*endless\.png: not a regular.*gone\.png: no such",
         open_splits,
         tmp_path,
     )
     assert len(open_split(tmp_path, "all", BOTH, skip_unreadable=True).skipped) == 3
-    refused("no regular file", open_image, tmp_path / "ant" / "pipe.png")
+    refused("not a regular file", open_image, tmp_path / "ant" / "pipe.png")
     os.mkfifo(tmp_path / "a.tar")
     refused("no shard .*a.tar", available_splits, tmp_path)
     refused("no shard .*a.tar", available_splits, tmp_path / "a.tar")
@@ -164,7 +164,7 @@ def test_verify_says_what_it_leaves_out(tmp_path):
     for name in ("train/ant/a.jfif", "train/ant/b.jpe", "train/ant/c", "train/bee/.d.png", "train/__e/f.png", "g.png"):
         write(tmp_path / name, "x")
     assert verify(tmp_path).remarks == (
-        "left out, because their names or places are not those of pictures, 6: "
+        "files and folders that are not pictures of a class and are left out, 6: "
         "g.png, train/__e/, train/ant/a.jfif, train/ant/b.jpe, train/ant/c, train/bee/.d.png",
     )
 
@@ -184,7 +184,7 @@ def test_names_that_are_not_utf8_are_read_and_shown_escaped(tmp_path):
     refused(r"udcff", open_splits, tmp_path)
     os.mkdir(os.fsdecode(bytes(tmp_path) + b"/\xfe"))
     draw(tmp_path / os.fsdecode(b"\xfe") / "0.png", 60)
-    refused("give them a name in UTF-8", open_splits, tmp_path, skip_unreadable=True)
+    refused("use names in UTF-8", open_splits, tmp_path, skip_unreadable=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -357,12 +357,12 @@ def test_pictures_that_lists_of_well_known_sets_name_may_be_skipped_too(tmp_path
     [
         ("path,label\n0.png,1\n1.png,01\n", "1 and 01|01 and 1"),
         ("path,age\n0.png,3e38\n1.png,2\n", "row 2: age is '3e38'"),
-        ("path,,age\n0.png,0,x\n1.png,1,y\n", "do not say"),
-        (",path\n0,0.png\n1,1.png\n", "do not say"),
+        ("path,,age\n0.png,0,x\n1.png,1,y\n", "do not determine the task"),
+        (",path\n0,0.png\n1,1.png\n", "do not determine the task"),
         ("path,label\n0.png,a\n\udcff.png,b\n", "not in UTF-8|codec can't decode"),
         ("path,label\n" + "x" * 5000 + ".png,a\n", r"no file x+\.\.\.x+\.png"),
         ("path,label\n0.png,a\n../../\0.png,b\n", "no file|NUL"),
-        ("path,age\n" + "0.png," + "1" * 5000 + "\n", "do not say"),
+        ("path,age\n" + "0.png," + "1" * 5000 + "\n", "do not determine the task"),
         ("path,split,label\n0.png,\x1b[31m,a\n", r"\\x1b"),
     ],
 )
@@ -407,7 +407,7 @@ def shard(path, *notes, ending="cls"):
 @pytest.mark.parametrize(
     ("note", "message"),
     [
-        (b"1000000000", "1000000000 as the number of a class"),
+        (b"1000000000", "1000000000 is the number of a class"),
         (b"9" * 30, "expected the number or the name of a class"),
         (b"9" * 5000, "expected the number or the name of a class"),
         (b"", "expected the number or the name of a class, found ''"),
@@ -422,21 +422,21 @@ def test_labels_in_shards_are_not_believed_without_bounds(tmp_path, note, messag
 @pytest.mark.parametrize(
     ("note", "message"),
     [
-        ('{"label": 1000000000}', "1000000000 as the number"),
-        ('{"label": -1}', "-1 as the number"),
-        ('{"label": true}', "hold bool"),
-        ('{"label": null}', "hold NoneType"),
-        ('{"label": 1.5}', "hold float"),
-        ('{"label": [1]}', "hold list"),
-        ('{"label": ' + "9" * 5000 + "}", "is no JSON that can be read"),
-        ("[" * 100_000, "is no JSON that can be read: too deep"),
+        ('{"label": 1000000000}', "1000000000 is the number"),
+        ('{"label": -1}', "-1 is the number"),
+        ('{"label": true}', "contain bool"),
+        ('{"label": null}', "contain NoneType"),
+        ('{"label": 1.5}', "contain float"),
+        ('{"label": [1]}', "contain list"),
+        ('{"label": ' + "9" * 5000 + "}", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON: nested too deep"),
         ('"label"', "found 'label'"),
         ("3", "found 3"),
-        ('{"labels": [0, "a"]}', "the labels must all hold one kind of answer, they hold int, str"),
-        ('{"labels": [true]}', "hold bool"),
-        ('{"labels": [[1]]}', "hold list"),
-        ('{"labels": {"a": 1}}', "hold dict"),
-        ('{"labels": [9999999]}', "9999999 as the number"),
+        ('{"labels": [0, "a"]}', "the labels must all contain the same kind of answer; they contain int, str"),
+        ('{"labels": [true]}', "contain bool"),
+        ('{"labels": [[1]]}', "contain list"),
+        ('{"labels": {"a": 1}}', "contain dict"),
+        ('{"labels": [9999999]}', "9999999 is the number"),
         ('{"labels": []}', "no image has a label"),
         ('{"targets": {}}', "expected"),
         ('{"targets": {"age": NaN}}', "age is nan"),
@@ -444,8 +444,8 @@ def test_labels_in_shards_are_not_believed_without_bounds(tmp_path, note, messag
         ('{"targets": {"age": "3"}}', "age is '3'"),
         ('{"targets": {"age": true}}', "age is True"),
         ('{"targets": {"age": 1' + "0" * 400 + "}}", "age is 1000"),
-        ('{"label": "\\ud800"}', "give them a name in UTF-8"),
-        ('{"label": ""}', "give them a name in UTF-8"),
+        ('{"label": "\\ud800"}', "use names in UTF-8"),
+        ('{"label": ""}', "use names in UTF-8"),
     ],
 )
 def test_json_labels_of_other_types_are_refused(tmp_path, note, message):
@@ -455,7 +455,7 @@ def test_json_labels_of_other_types_are_refused(tmp_path, note, message):
 
 def test_targets_of_different_names_are_at_odds(tmp_path):
     path = shard(tmp_path / "a.tar", b'{"targets": {"age": 1}}', b'{"targets": {"age": 1, "height": 2}}', ending="json")
-    refused("at odds with the classes age: 'height'", open_split, path, "all", ("age",))
+    refused("contains 'height', which does not fit the classes age", open_split, path, "all", ("age",))
 
 
 def test_numbers_in_lists_are_classes_by_their_number(tmp_path):
@@ -482,11 +482,11 @@ def test_classes_files_of_another_form_are_refused(tmp_path, text):
 def test_too_many_classes_or_cells_are_refused(tmp_path):
     shard(tmp_path / "a.tar", b"0", b"1")
     write(tmp_path / "classes.json", json.dumps({"task": "multiclass", "classes": list(range(100_001))}))
-    refused("has 100,001 classes: 100,000 are possible", available_splits, tmp_path)
+    refused("has 100,001 classes, and at most 100,000 are possible", available_splits, tmp_path)
     assert class_count("x", [0, 999]) == 1000
     assert class_count("x", [1999] * 200) == 2000
     for labels in ([1000], [2000] * 200, [-1], [10**5000]):
-        refused("as the number of a class", class_count, "x", labels)
+        refused("is the number of a class", class_count, "x", labels)
 
 
 def test_a_hundred_thousand_classes_are_no_matter_of_minutes(tmp_path):
@@ -508,9 +508,9 @@ def test_a_hundred_thousand_classes_are_no_matter_of_minutes(tmp_path):
         ("{0..999999999}.tar", "more than 100,000 names"),
         ("{0..999}{0..999}.tar", "more than 100,000 names"),
         ("{0.." + "9" * 5000 + "}.tar", "more than 100,000 names"),
-        ("{a,{b,c}}.tar", "braces in braces"),
-        ("{a.tar", "without a partner"),
-        ("{" * 5000 + ".tar", "without a partner"),
+        ("{a,{b,c}}.tar", "nested or unpaired braces"),
+        ("{a.tar", "nested or unpaired braces"),
+        ("{" * 5000 + ".tar", "nested or unpaired braces"),
     ],
 )
 def test_patterns_that_stand_for_nothing_or_too_much_are_refused(tmp_path, pattern, message):
@@ -569,7 +569,7 @@ def test_files_that_are_stored_with_holes_are_refused(tmp_path):
     pax.size = len(data)
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(pax, io.BytesIO(data))
-    refused("stored with holes", available_splits, tmp_path / "a.tar")
+    refused("stored as a sparse file", available_splits, tmp_path / "a.tar")
 
 
 # ------------------------------------------------------------------------------------------------- VTAB and other sets
@@ -580,7 +580,7 @@ def test_files_that_are_stored_with_holes_are_refused(tmp_path):
 def test_labels_in_vtab_lists_have_bounds(tmp_path, task, label):
     vtab_tree(tmp_path, task)
     write(tmp_path / task / "train800.txt", f"images/train800/000000.png {label}\n")
-    refused("expected a path and a number|as the number of a class|labels from", open_splits, tmp_path / task)
+    refused("expected a path and a number|is the number of a class|labels from", open_splits, tmp_path / task)
 
 
 @pytest.mark.parametrize(
@@ -632,7 +632,7 @@ def test_damaged_mat_files_are_refused(tmp_path):
     (tmp_path / "jpg").mkdir()
     for name in ("imagelabels", "setid"):
         write(tmp_path / f"{name}.mat", "no such thing" * 50)
-    refused("is no MATLAB file", open_splits, f"flowers102:{tmp_path}")
+    refused("cannot be read as a MATLAB file", open_splits, f"flowers102:{tmp_path}")
 
 
 def test_hugging_face_places_without_a_name_or_above_the_current_folder_are_refused(tmp_path, monkeypatch):
@@ -641,7 +641,7 @@ def test_hugging_face_places_without_a_name_or_above_the_current_folder_are_refu
     for place in ("", " ", ":config"):
         refused("hf: needs a name", open_splits, f"hf:{place}")
     for place in (".", "..", "../..", "/", str(tmp_path)):
-        refused("is the current folder or holds it", open_splits, f"hf:{place}")
+        refused("is the current folder or contains it", open_splits, f"hf:{place}")
     refused("cannot be read", open_splits, f"hf:{tmp_path}/a\0b")
 
 
@@ -655,7 +655,7 @@ def test_damaged_folders_of_hugging_face_are_refused(tmp_path, name, text):
 def test_rows_of_numbers_must_be_as_long_as_each_other():
     assert _numbers("x", [[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
     for rows in ([[1, 2], [3]], [1, None], [float("nan")], [float("inf")], [[]], [1e300], []):
-        refused("every row needs as many numbers", _numbers, "x", rows)
+        refused("every row needs the same count of numbers", _numbers, "x", rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- convert
@@ -665,7 +665,7 @@ def test_pictures_that_jpeg_cannot_hold_are_refused(tmp_path):
     for name, size in (("ant", (65_501, 1)), ("bee", (8, 8))):
         draw(tmp_path / "data" / name / "0.png", size=size)
     refused(
-        "65,501 pixels a side, a JPEG file holds 65,500", convert, tmp_path / "data", tmp_path / "out", format="jpg"
+        "65,501 pixels, and a JPEG file can have 65,500", convert, tmp_path / "data", tmp_path / "out", format="jpg"
     )
     assert convert(tmp_path / "data", tmp_path / "out", format="png") == {"all": 2}
 

@@ -111,7 +111,7 @@ def test_what_holds_no_image_is_refused(run, photos, tmp_path):
     (tmp_path / "a.csv").write_text("path,x\na.png\n")
     assert "row 2: not as many values" in refused(run, tmp_path / "a.csv")
     (tmp_path / "twin").symlink_to(photos / "b")
-    with pytest.raises(UsageError, match="are one folder"):
+    with pytest.raises(UsageError, match="are the same folder"):
         Pictures([photos / "b", tmp_path / "twin"]).count()
 
 

@@ -92,7 +92,7 @@ def test_a_damaged_state_is_refused_in_a_sentence(begun, what):
 def test_a_folder_in_the_place_of_the_state_is_refused(begun):
     (begun / "state" / "epoch.safetensors").unlink()
     (begun / "state" / "epoch.safetensors").mkdir()
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         run(begun, resume=True)
 
 

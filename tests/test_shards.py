@@ -60,7 +60,7 @@ def test_the_classes_beside_the_shards_name_the_numbers(tmp_path):
     write(tmp_path / "classes.json", json.dumps({"task": "multiclass", "classes": ["ant", "bee", "cow"]}))
     assert open_split(tmp_path, "train", ("ant", "bee", "cow")).classes == ("ant", "bee", "cow")
     write(tmp_path / "classes.json", json.dumps({"task": "multiclass", "classes": ["ant"]}))
-    with pytest.raises(UsageError, match=r"at odds with the classes ant: 1"):
+    with pytest.raises(UsageError, match=r"contains 1, which does not fit the classes ant"):
         open_split(tmp_path, "train", ("ant",))
     write(tmp_path / "classes.json", json.dumps({"task": "regression", "classes": ["ant"]}))
     with pytest.raises(UsageError, match="but the label files are multiclass"):
@@ -134,7 +134,7 @@ def test_cut_off_and_compressed_shards_are_refused(tmp_path):
             available_splits(tmp_path)
     with tarfile.open(tmp_path / "train-0.tar", "w:gz"):
         pass
-    with pytest.raises(UsageError, match="must be a whole, uncompressed tar file"):
+    with pytest.raises(UsageError, match="must be a complete, uncompressed tar file"):
         available_splits(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_cut_off_and_compressed_shards_are_refused(tmp_path):
         ({"cls": 0}, "000000 has 0 images and a label"),
         ({"left.png": picture(0), "right.png": picture(1), "cls": 0}, "has 2 images and a label"),
         ({"png": picture(0), "json": {"name": "ant"}}, r"000000\.json: expected"),
-        ({"png": picture(0), "json": {"label": 0.5}}, "must all hold one kind of answer, they hold float"),
+        ({"png": picture(0), "json": {"label": 0.5}}, "must all contain the same kind of answer; they contain float"),
     ],
 )
 def test_samples_without_image_or_answer_are_refused(tmp_path, sample, message):

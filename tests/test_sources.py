@@ -64,7 +64,7 @@ def test_what_is_no_data_is_refused_with_the_forms_there_are(data):
 
 
 def test_another_task_than_the_data_have_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="is multiclass, not regression"):
+    with pytest.raises(UsageError, match="has the task multiclass, not regression"):
         open_splits(class_tree(tmp_path), task="regression")
 
 
@@ -94,7 +94,7 @@ def test_few_shots_are_nested_seeded_and_of_every_class(tmp_path):
 
 def test_more_shots_than_images_are_refused(tmp_path):
     images = open_splits(class_tree(tmp_path)).train
-    with pytest.raises(UsageError, match="no more than the images of ant, bee"):
+    with pytest.raises(UsageError, match="at most the number of images of ant, bee"):
         few(images, 4, 0)
     with pytest.raises(UsageError, match="needs a number of images"):
         open_splits(f"{tmp_path}?shots=many")
@@ -156,7 +156,7 @@ def test_numbers_are_regression(table):
     [("label,age", "ant,3"), ("sky", "1"), ("age,name", "3,ann"), ("label", "0.5"), ("split", "train")],
 )
 def test_columns_that_can_be_several_things_are_refused_until_the_task_is_said(table, header, row):
-    with pytest.raises(UsageError, match=r"do not say what is asked: give the task, multiclass \(column label\)"):
+    with pytest.raises(UsageError, match=r"do not determine the task: give the task, multiclass \(column label\)"):
         open_splits(table(header, row, row))
 
 
@@ -171,14 +171,14 @@ def test_the_task_settles_what_columns_mean(table):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "needs a header row"),
-        ("file,label\na.png,b\n", "needs a header row with the column path"),
+        ("", "needs a header"),
+        ("file,label\na.png,b\n", "needs a header with the column path"),
         ("path,label\nimages/0.png,\n", "row 2: label is ''"),
         ("path,label\nimages/0.png\n", "row 2: not as many values"),
-        ("path,label,label\nimages/0.png,a,b\n", "two columns of one name"),
+        ("path,label,label\nimages/0.png,a,b\n", "two columns with the same name"),
         ("path,label\ngone.png,ant\n", r"no file gone\.png"),
         ("path,label,split\nimages/0.png,ant,later\n", "'later'"),
-        ("path,age,b\nimages/0.png,nan,3\n", "do not say"),
+        ("path,age,b\nimages/0.png,nan,3\n", "do not determine the task"),
         ('path,label\n"images/0.png,ant\n', "line"),
     ],
 )
@@ -291,7 +291,7 @@ def test_cifar100_is_read_as_torchvision_unpacks_it(tmp_path, monkeypatch):
     assert pixels(images[7][0]) == data[7].reshape(3, 32, 32).transpose(1, 2, 0).tolist()
     assert images.lossy() == "lossless"
     (folder / "train").write_bytes(b"something else")
-    with pytest.raises(UsageError, match=r"does not hold cifar100.* can be downloaded"):
+    with pytest.raises(UsageError, match=r"does not hold cifar100.*--download"):
         open_split(f"cifar100:{tmp_path}", "train", tuple(names))
 
 

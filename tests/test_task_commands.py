@@ -137,7 +137,7 @@ def test_the_task_is_what_the_data_say_and_another_one_is_refused(labelled, clas
     assert "unknown task 'multilabl': did you mean multilabel" in refused(
         *begin, "--data", table, "--task", "multilabl"
     )
-    assert "is multiclass, not regression" in refused(*begin, "--data", folder, "--task", "regression")
+    assert "has the task multiclass, not regression" in refused(*begin, "--data", folder, "--task", "regression")
     assert "must be 'none' or 'auto'" in refused(*begin, "--data", folder, "--class-weights", "some")
     numbers = answered(*begin, "--data", table, "--task", "regression", "--epochs", 1)  # 0 and 1 are numbers too
     assert "validation R2" in numbers

@@ -52,7 +52,7 @@ def test_a_task_of_your_own_has_the_classes_that_its_lists_name(tmp_path):
 def test_the_folder_of_all_tasks_is_no_folder_of_classes(tmp_path):
     vtab_tree(tmp_path, "svhn")
     vtab_tree(tmp_path, "dtd")
-    with pytest.raises(UsageError, match="holds the VTAB-1K tasks dtd, svhn: name one of them"):
+    with pytest.raises(UsageError, match="has the VTAB-1K tasks dtd, svhn: give one of them"):
         open_splits(tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_names(tmp_path):
         ("images/train800/000000.png\n", "line 1: expected a path and a number"),
         ("a.png 3\nb.png x\n", "line 2: expected a path and a number"),
         ("a.png 10\n", "labels from 10 to 10, but there are 10 classes"),
-        ("\n", "names no images"),
+        ("\n", "lists no images"),
     ],
 )
 def test_lists_that_cannot_be_are_refused_by_name(tmp_path, text, message):

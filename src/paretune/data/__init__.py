@@ -1,4 +1,4 @@
-"""Data sets of every form, and the transforms that a backbone expects."""
+"""Data sets of all formats, and the transforms that a backbone expects."""
 
 from paretune.data.arrays import ImageArrays
 from paretune.data.dataset import Images

@@ -19,9 +19,9 @@ class ImageArrays:
     Attributes:
         images: (n, H, W, 3) uint8.
         targets: (n,) indices into `classes`; multilabel: (n, C) of 0 and 1; regression: (n, C) numbers.
-        classes: a name per class, or per column of the targets.
-        transform: turns an RGB picture into what the model eats; None leaves it as it is.
-        name: what a record calls this data.
+        classes: a name for each class, or for each column of the targets.
+        transform: turns an RGB picture into the input of a model; None returns the picture.
+        name: the name of the data in records.
     """
 
     images: np.ndarray
@@ -40,15 +40,15 @@ class ImageArrays:
         return (self.transform(picture) if self.transform else picture), target
 
     def through(self, transform: Callable[[Image.Image], object] | None) -> ImageArrays:
-        """The same images, seen through `transform`."""
+        """The same images with another transform."""
         return replace(self, transform=transform)
 
     def part(self, indices, name: str) -> ImageArrays:
-        """The images at `indices`, called `name`."""
+        """The images at `indices`, under the name `name`."""
         return replace(self, images=self.images[indices], targets=self.targets[indices], name=name)
 
     def lossy(self) -> str:
-        """ "lossless": what is in memory was not compressed."""
+        """ "lossless", because images in memory are not compressed."""
         return "lossless"
 
     def content_hash(self) -> str:
@@ -57,7 +57,7 @@ class ImageArrays:
         return hashlib.sha256(content).hexdigest()
 
     def describe(self) -> dict:
-        """What a training record keeps about its data."""
+        """The description of the data in a training record."""
         return {
             "name": self.name,
             "task": self.task,

@@ -1,4 +1,4 @@
-"""Limit the memory that threads which read images use together."""
+"""Limit the total memory of all threads that read images."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from threading import Condition
 
 
 class Budget:
-    """A number of bytes or pixels for all threads together. A thread that needs more than is left waits for others."""
+    """A number of bytes or pixels for all threads together. A thread that needs more than is left waits."""
 
     def __init__(self, total: int):
         self.total, self.taken, self._changed = total, 0, Condition()
 
     @contextmanager
     def of(self, amount: int) -> Iterator[None]:
-        """Reserve `amount` inside of the `with`. An amount above the total waits until nothing else is reserved."""
+        """Reserve `amount` inside the `with`. An amount above the total waits until nothing else is reserved."""
         amount = min(amount, self.total)
         with self._changed:
             self._changed.wait_for(lambda: self.taken + amount <= self.total)

@@ -1,4 +1,4 @@
-"""Compute only once what is the same in every epoch: decode and resize images once instead of in every epoch."""
+"""Decode and resize images once, instead of in every epoch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_still(draw: Callable[[], Any]) -> bool:
 def _generators() -> tuple:
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *devices)]
-    old = np.random.get_state()  # noqa: NPY002 - whether others use the old generator is the question
+    old = np.random.get_state()  # noqa: NPY002 - a transform may use the old generator
     assert isinstance(old, tuple)
     return random.getstate(), (old[0], old[1].tobytes(), *old[2:]), states
 
@@ -55,7 +55,7 @@ def decoded(dataset: Samples, budget: int, workers: int = 0) -> Samples:
     for i, (one, target) in enumerate(pictures):
         if one.shape != images.shape[1:]:
             return dataset
-        images[i], targets[i] = one, target  # the target that came with it: a lenient set may give another picture
+        images[i], targets[i] = one, target  # a lenient set may return another picture, with its target
     rest = Compose(steps[once:])
     return ImageArrays(images, targets, dataset.classes, rest, "decoded", dataset.task)
 
@@ -75,7 +75,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _steps(transform: object) -> list[Callable]:
-    """The steps of a transform that is nothing but steps, [] for any other."""
+    """The steps of a transform that consists of steps, [] for any other transform."""
     if not isinstance(transform, Compose):
         return []
     return [part for step in transform.transforms for part in (_steps(step) or [step])]

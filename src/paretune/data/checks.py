@@ -17,13 +17,13 @@ from paretune.data.images import UnreadableImage, probe
 
 @dataclass(frozen=True)
 class Seen:
-    """A split after every image was read: SHA-256 and encoding of each, in order, or what is wrong with it."""
+    """A split whose images were all read. found: SHA-256 and encoding of each image, in order, or its error."""
 
     images: Images
     found: tuple[tuple[str, Encoding] | UnreadableImage, ...]
 
     def contents(self) -> dict[str, list[int]]:
-        """The rows of each content."""
+        """The rows of the images with the same content: {SHA-256: rows}."""
         rows: dict[str, list[int]] = {}
         for i, one in enumerate(self.found):
             if not isinstance(one, UnreadableImage):
@@ -32,7 +32,7 @@ class Seen:
 
 
 def see(images: Images) -> Seen:
-    """Read, probe and hash every image."""
+    """Read, decode and hash every image."""
 
     def look(index: int) -> tuple[str, Encoding] | UnreadableImage:
         title = images.title(index)
@@ -60,11 +60,11 @@ def split_problems(name: str, seen: Seen) -> list[str]:
 
 
 def doubles(name: str, seen: Seen) -> list[str]:
-    """Images of the same content under several names, and those among them that have several answers."""
+    """Images with the same content and different names, and those of them that have different labels."""
     targets = seen.images.targets.tolist()
     groups = [rows for rows in seen.contents().values() if len({seen.images.keys[i] for i in rows}) > 1]
     torn = [rows for rows in groups if any(targets[i] != targets[rows[0]] for i in rows)]
-    kinds = {"pictures that are there more than once": groups, "pictures with more than one answer": torn}
+    kinds = {"pictures that occur more than once": groups, "pictures with more than one answer": torn}
     return [
         f"{name}: {what}, {len(found):,}: {some([' = '.join(map(seen.images.name, rows[:3])) for rows in found])}"
         for what, found in kinds.items()
@@ -73,7 +73,7 @@ def doubles(name: str, seen: Seen) -> list[str]:
 
 
 def leaks(seen: dict[str, Seen]) -> list[str]:
-    """Images whose content is in two splits; train800val200 is the two others by design."""
+    """Images with the same content in two splits. train800val200 is left out: it consists of the other two."""
     found = []
     for (a, first), (b, second) in combinations([pair for pair in seen.items() if pair[0] != "train800val200"], 2):
         mine, theirs = first.contents(), second.contents()
@@ -84,7 +84,7 @@ def leaks(seen: dict[str, Seen]) -> list[str]:
 
 
 def class_problems(seen: dict[str, Seen]) -> list[str]:
-    """Classes that training does not know, and those that validation lacks."""
+    """Classes that are not in the training images, and classes that are missing in the validation images."""
     if "train" not in seen:
         return []
     known = dict.fromkeys(seen["train"].images.classes)
@@ -99,18 +99,18 @@ def class_problems(seen: dict[str, Seen]) -> list[str]:
 
 
 def count_problems(place: str, layout: str, seen: dict[str, Seen]) -> list[str]:
-    """Where a well-known set has not as many images as it should, and VTAB-1K's thousand is not its two parts."""
+    """Wrong numbers of images in a well-known set, and a train800val200 that is not train800 and val200 together."""
     counts = {name: len(one.images) for name, one in seen.items()}
     if layout == "vtab":
         return _vtab_counts(Path(place).resolve().name, counts) + _vtab_union(seen)
     wanted = named.SIZES.get(layout, {})
-    if wanted and set(counts) - set(wanted):  # VPT's lists part train anew
+    if wanted and set(counts) - set(wanted):  # VPT's lists divide train differently
         counts, wanted = {"all": sum(counts.values())}, {"all": sum(wanted.values())}
     return _differences(counts, wanted)
 
 
 def _vtab_counts(task: str, counts: dict[str, int]) -> list[str]:
-    """A task of one's own may have any size."""
+    """Wrong numbers of images in a task of VTAB-1K; any other task may have any size."""
     if task not in vtab.VTAB:
         return []
     sizes = {"train": vtab.SIZES["train800"], "val": vtab.SIZES["val200"]}
@@ -120,7 +120,7 @@ def _vtab_counts(task: str, counts: dict[str, int]) -> list[str]:
 
 def _differences(counts: dict[str, int], wanted: dict[str, int]) -> list[str]:
     return [
-        f"{name}: {counts.get(name, 0):,} images, there should be {number:,}"
+        f"{name}: {counts.get(name, 0):,} images instead of {number:,}"
         for name, number in wanted.items()
         if counts.get(name, 0) != number
     ]
@@ -131,10 +131,10 @@ def _vtab_union(seen: dict[str, Seen]) -> list[str]:
         return []
     whole, two = _labelled(seen["train800val200"]), _labelled(seen["train"]) + _labelled(seen["val"])
     differing = sum(((whole - two) + (two - whole)).values())
-    return [f"train800val200 is not train800 and val200, images that differ: {differing:,}"] if differing else []
+    return [f"train800val200 differs from train800 and val200 together in {differing:,} images"] if differing else []
 
 
 def _labelled(seen: Seen) -> Counter:
-    """How often each content stands with each label."""
+    """How often each content occurs with each label."""
     targets = seen.images.targets.tolist()
     return Counter((content, targets[i]) for content, rows in seen.contents().items() for i in rows)

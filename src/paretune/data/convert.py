@@ -1,4 +1,4 @@
-"""Data of any form, written as tar shards or as a folder of class folders."""
+"""Write data of any format as tar shards, or as a folder of class folders."""
 
 from __future__ import annotations
 
@@ -25,13 +25,19 @@ FORMATS: dict[str, dict[str, Any]] = {
     "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
 }
 SPLITS = ("train", "val", "test", "all")
-_JPEG_SIDE = 65_500  # pixels: what a JPEG file holds
-_COPIED = ("JPEG", "PNG", "GIF", "TIFF", "WEBP")  # what others become PNG: the same pixels, and every reader knows it
+_JPEG_SIDE = 65_500  # pixels: the limit of a JPEG file
+_COPIED = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "TIFF",
+    "WEBP",
+)  # other formats become PNG, which has the same pixels and which every reader knows
 
 
 @dataclass(frozen=True)
 class Looks:
-    """How images are written: `size` is the shorter side in pixels at most, `format` png or jpg; None keeps what is."""
+    """How images are written. size: largest shorter side in pixels; format: png or jpg; None changes nothing."""
 
     size: int | None = None
     format: str | None = None
@@ -46,16 +52,17 @@ def convert(
     size: int | None = None,
     format: str | None = None,
 ) -> dict[str, int]:
-    """Write every split of `data` to the new folder `dest`; returns how many images each has.
+    """Write every split of `data` to the new folder `dest`. Returns the number of images of each split.
 
-    Files are copied byte for byte, if neither `size` nor another `format` is asked for; BMP and pixels in memory become
-    PNG. `size` shrinks images, with antialiasing, until the shorter side has so many pixels. Splits of other names than
-    train, val, test are left out, such as VTAB-1K's train800val200, which is two others together. `dest` appears at the
-    end, whole.
+    Without `size` and `format`, files are copied byte for byte; BMP files and pixels in memory become PNG. `size`
+    shrinks images, with antialiasing, until the shorter side has this many pixels. Only the splits train, val, test and
+    all are written; VTAB-1K's train800val200 is left out, because it consists of two other splits. `dest` appears only
+    when it is complete.
 
     Raises:
-        UsageError: a `dest` that holds anything or lies in `data`; labels or numbers, or class names, that a folder
-            cannot say; and whatever reading raises.
+        UsageError: `dest` is not empty, or is inside `data`; a folder of class folders cannot express the answers or
+        the
+            class names; and all errors of reading.
     """
     dest, looks = Path(dest), Looks(size, format)
     _check(data, dest, to, shard_size, looks)
@@ -75,15 +82,15 @@ def convert(
 
 def _check(data: str | Path, dest: Path, to: str, shard_size: int, looks: Looks) -> None:
     if to not in TARGETS:
-        raise unknown("form to write", to, list(TARGETS))
+        raise unknown("format to write", to, list(TARGETS))
     if looks.format is not None and looks.format not in FORMATS:
         raise unknown("image format", looks.format, list(FORMATS))
     if shard_size < 1 or (looks.size is not None and looks.size < 1):
         raise UsageError(f"shard_size={shard_size} and size={looks.size} must be at least 1")
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        raise UsageError(f"{plain(dest)} is already there and not an empty folder: name a new one")
+        raise UsageError(f"{plain(dest)} exists and is not an empty folder: give a new folder")
     if Path(data).is_dir() and Path(data).resolve() in (dest.resolve(), *dest.resolve().parents):
-        raise UsageError(f"{plain(dest)} lies in {plain(data)}: name a folder outside of it")
+        raise UsageError(f"{plain(dest)} is inside {plain(data)}: give a folder outside of it")
 
 
 def _write_shards(folder: Path, split: str, images: Images, shard_size: int, looks: Looks) -> None:
@@ -98,7 +105,7 @@ def _write_shards(folder: Path, split: str, images: Images, shard_size: int, loo
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)  # no time, no owner: the same images give the same shard
+    info = tarfile.TarInfo(name)  # without time and owner, so the same images give the same shard
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
 
@@ -117,13 +124,15 @@ def _answer(images: Images, index: int) -> tuple[str, bytes]:
 
 def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> None:
     if images.task != "multiclass":
-        raise UsageError(f"a folder of class folders cannot say {images.task} answers: use shards")
+        raise UsageError(f"a folder of class folders cannot hold {images.task} answers: write shards")
     bad = [name for name in images.classes if not _is_folder_name(name)]
     if bad:
-        raise UsageError(f"classes of the names {some([repr(name) for name in bad])} cannot be folders: use shards")
+        raise UsageError(
+            f"the class names {some([repr(name) for name in bad])} cannot be names of folders: write shards"
+        )
     there = sorted(set(images.targets.tolist()))
     if split in ("train", "all") and len(there) < len(images.classes):
-        raise UsageError(f"{split} has images of {len(there)} of {len(images.classes)} classes only: use shards")
+        raise UsageError(f"{split} has images of only {len(there)} of {len(images.classes)} classes: write shards")
     place = folder if split == "all" else folder / split
     for label in there:
         (place / images.classes[label]).mkdir(parents=True)
@@ -133,7 +142,7 @@ def _write_folder(folder: Path, split: str, images: Images, looks: Looks) -> Non
 
 
 def _is_folder_name(name: str) -> bool:
-    """Whether a class folder may be called so: the folder reader finds it, and the disk takes it."""
+    """Whether a class folder can have this name: the folder reader finds it, and the disk accepts it."""
     return not (name.startswith((".", "__")) or "/" in name or "\0" in name) and len(name.encode()) <= 255
 
 
@@ -148,8 +157,8 @@ def _encoded(images: Images, index: int, looks: Looks) -> tuple[bytes, str]:
     picture = _shrunk(open_image(title, data), looks.size)
     if format == "jpg" and max(picture.size) > _JPEG_SIDE:
         raise UsageError(
-            f"{plain(title)} has {max(picture.size):,} pixels a side, a JPEG file holds {_JPEG_SIDE:,}: "
-            "choose --format png, or a --size"
+            f"a side of {plain(title)} has {max(picture.size):,} pixels, and a JPEG file can have {_JPEG_SIDE:,}: "
+            "use --format png, or a --size"
         )
     return _written(picture, format)
 

@@ -1,4 +1,4 @@
-"""Data sets whose images are decoded on access, from files, archives, tables or memory."""
+"""Data sets whose images are decoded when they are used: from files, archives, tables or memory."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ class Source(ABC, Generic[K]):
     @property
     @abstractmethod
     def where(self) -> str:
-        """The place, for records and errors: an absolute path, or what was asked for."""
+        """The place, for records and errors: an absolute path, or the name that the user gave."""
 
     @abstractmethod
     def name(self, key: K) -> str:
-        """What the picture is called at that place, with forward slashes; no two have the same name."""
+        """The picture's name at that place, with forward slashes. No two pictures have the same name."""
 
     @abstractmethod
     def size(self, key: K) -> int:
-        """How many bytes `encoded` has, found without reading them if that can be."""
+        """The number of bytes of `encoded`, found without reading them if possible."""
 
     def stamp(self, key: K) -> list[int] | None:
-        """Values that change if the image changes, found without reading it: bytes, then times in ns; None if unknown.
+        """Values that change if the image changes, found without reading it: size, then times in ns. None if unknown.
 
-        Raises UnreadableImage if the picture is gone.
+        Raises UnreadableImage if the picture no longer exists.
         """
         return None
 
     @abstractmethod
     def encoded(self, key: K) -> bytes:
-        """The content of the image file. Raises UnreadableImage if it is gone."""
+        """The content of the image file. Raises UnreadableImage if it no longer exists."""
 
 
 @dataclass(frozen=True, eq=False)
 class Numbered(Source[int]):
-    """One split of a data set whose pictures have no names: a key is a row, and the name is made of it."""
+    """One split of a data set whose pictures have no names. A key is the number of a row; the name contains it."""
 
     place: str
     split: str
@@ -73,19 +73,19 @@ class Images:
     """A map-style data set of (picture, target) over a source.
 
     Attributes:
-        source: where the pictures lie.
-        keys: which of them, in a fixed order.
+        source: the place of the pictures.
+        keys: the keys of the pictures, in a fixed order.
         targets: multiclass: (n,) int64, indices into `classes`; multilabel: (n, C) 0 or 1; regression: (n, C) float32.
-        classes: a name per class, or per column of the targets.
+        classes: a name for each class, or for each column of the targets.
         task: "multiclass", "multilabel" or "regression".
         split: "train", "val", "test", or "all" (data that was not split).
-        transform: turns an RGB picture into what the model eats; None leaves it as it is.
-        split_rule: how this part was drawn where the data does not say; None where it does.
+        transform: turns an RGB picture into the input of a model; None returns the picture.
+        split_rule: how this part was drawn, or None if the data are already split.
         skipped: (name, reason) of each unreadable image that was left out on request.
-        lenient: what to do with a picture that became unreadable later on: False raises UnreadableImage, True says so
-            on the log and takes the next picture that can be read, with its target.
+        lenient: what happens if a picture becomes unreadable later: False raises UnreadableImage; True logs a warning
+            and takes the next readable picture, with its target.
 
-    Raises UsageError for classes whose names are empty, or no text that can be written.
+    Raises UsageError for a class name that is empty or cannot be written in UTF-8.
     """
 
     source: Source[Any]
@@ -102,7 +102,7 @@ class Images:
     def __post_init__(self) -> None:
         bad = [repr(name) for name in self.classes if not _is_name(name)]
         if bad:
-            raise UsageError(f"{plain(self.source.where)}: classes called {some(bad)}: give them a name in UTF-8")
+            raise UsageError(f"{plain(self.source.where)}: classes have the names {some(bad)}: use names in UTF-8")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -118,7 +118,7 @@ class Images:
         return open_image(self.title(index), self.source.encoded(self.keys[index]))
 
     def _picture_or_next(self, index: int) -> tuple[int, Image.Image]:
-        """Picture `index`, or the first one behind it that can be read, and which one it is."""
+        """The number and the picture at `index`, or of the first readable picture after it."""
         try:
             return index, self.picture(index)
         except UnreadableImage as problem:
@@ -131,7 +131,7 @@ class Images:
             raise
 
     def name(self, index: int) -> str:
-        """What the picture is called at its place."""
+        """The picture's name at its place."""
         return self.source.name(self.keys[index])
 
     def title(self, index: int) -> str:
@@ -139,39 +139,39 @@ class Images:
         return f"{self.source.where}/{self.name(index)}"
 
     def through(self, transform: Callable[[Image.Image], object] | None) -> Images:
-        """The same images, seen through `transform`."""
+        """The same images with another transform."""
         return replace(self, transform=transform)
 
     def part(self, indices: Sequence[int], name: str) -> Images:
-        """The images at `indices`, in that order, as a split called `name`."""
+        """The images at `indices`, in this order, as a split with the name `name`."""
         rows = np.asarray(indices, dtype=np.int64)
         return replace(self, keys=tuple(self.keys[i] for i in rows), targets=self.targets[rows], split=name)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted lines "name<TAB>bytes<TAB>answer": notices new, renamed, resized, relabelled ones.
+        """SHA-256 over the sorted lines "name<TAB>bytes<TAB>answer". It changes if an image is added, renamed, or gets
+        another size in bytes or another answer.
 
-        The contents are not read, so an edit that keeps a file's length goes unnoticed; `content_hash` sees it, and is
-        what a record keeps as its data's content.
+        The contents are not read, so it does not change if a file changes but keeps its length. `content_hash` does.
         """
         return digest(self, (str(self.source.size(key)) for key in self.keys))
 
     def content_hash(self) -> str:
-        """SHA-256 over the sorted lines "name<TAB>SHA-256 of the file<TAB>answer"; reads every byte."""
+        """SHA-256 over the sorted lines "name<TAB>SHA-256 of the file<TAB>answer". Reads every byte."""
         return digest(self, (hashlib.sha256(self.source.encoded(key)).hexdigest() for key in self.keys))
 
     def _content(self) -> str:
-        """`content_hash`, where files of the same size and times need not be read again. Raises UnreadableImage."""
+        """`content_hash`, without reading files again whose size and times are the same. Raises UnreadableImage."""
         found = examined(self, decode=False)
         if bad := next((one for one in found if isinstance(one, UnreadableImage)), None):
             raise bad
         return digest(self, [one for one in found if not isinstance(one, UnreadableImage)])
 
     def lossy(self) -> str:
-        """Whether the image files keep less than the pixels they were made of: "lossy", "lossless" or "mixed"."""
+        """Whether the format of the image files loses detail: "lossy", "lossless" or "mixed"."""
         return lossiness(encoding(self.title(i), self.source.encoded(key)) for i, key in enumerate(self.keys))
 
     def describe(self) -> dict:
-        """What a training record keeps about its data."""
+        """The description of the data in a training record."""
         return {
             "path": self.source.where,
             "split": self.split,
@@ -186,9 +186,9 @@ class Images:
 
 
 def digest(images: Images, contents: Iterable[str]) -> str:
-    """SHA-256 over the sorted lines "name<TAB>content<TAB>answer", with a content for each image.
+    """SHA-256 over the sorted lines "name<TAB>content<TAB>answer"; contents: one for each image.
 
-    An answer is a class's name, or {name: value}.
+    An answer is the name of a class, or {name: value}.
     """
     rows = zip(images.keys, contents, _answers(images), strict=True)
     lines = sorted(f"{images.source.name(key)}\t{content}\t{answer}\n" for key, content, answer in rows)
@@ -202,10 +202,10 @@ def _answers(images: Images) -> Iterable[str | dict]:
 
 
 def readable(images: Images, skip_unreadable: bool = False) -> Images:
-    """`images` after every one was decoded, so that a damaged file is named now and not in the ninth epoch.
+    """Decode every image, so that a damaged file is reported at the start and not in a later epoch. Returns `images`.
 
     An image that was decoded before and has the same size and times is not decoded again. Raises UsageError, which
-    names the unreadable images; with `skip_unreadable` they are left out instead.
+    names the unreadable images. With `skip_unreadable`, they are left out of the result instead.
     """
     bad = {i: one for i, one in enumerate(examined(images)) if isinstance(one, UnreadableImage)}
     if bad and not skip_unreadable:
@@ -215,7 +215,7 @@ def readable(images: Images, skip_unreadable: bool = False) -> Images:
 
 
 def examined(images: Images, decode: bool = True) -> list[str | UnreadableImage]:
-    """Of every image SHA-256 of its file, or what is wrong with it: missing, or with `decode` damaged."""
+    """For every image the SHA-256 of its file, or its error: it is missing or, with `decode`, damaged."""
     memory, source = Memory(images.source.where), images.source
 
     def look(index: int) -> str | UnreadableImage:
@@ -234,17 +234,17 @@ def examined(images: Images, decode: bool = True) -> list[str | UnreadableImage]
         except UnreadableImage as problem:
             return problem
 
-    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor() as pool:  # Pillow releases Python's lock while it decodes
         found = list(pool.map(look, range(len(images))))
     memory.save()
     return found
 
 
 def labelled_by(images: Images, classes: Sequence[str]) -> Images:
-    """The same images with targets that refer to `classes`, a model's for example.
+    """The same images with targets that refer to `classes`, for example those of a model.
 
-    A class may have no images here. Raises UsageError for classes that are not among `classes`, and where labels or
-    numbers that are asked for were never annotated here.
+    A class may have no images here. Raises UsageError if the data have a class that is not in `classes`, or if they
+    have no values for a label or number in `classes`.
     """
     if images.classes == tuple(classes):
         return images
@@ -259,13 +259,13 @@ def labelled_by(images: Images, classes: Sequence[str]) -> Images:
     else:
         own = {name: i for i, name in enumerate(images.classes)}
         missing = [f"there is no '{plain(name)}'" for name in classes if name not in own]
-        refuse(missing[:10], f"{plain(images.source.where)} has not all that the model answers")
+        refuse(missing[:10], f"{plain(images.source.where)} lacks columns that the model predicts")
         targets = images.targets[:, [own[name] for name in classes]]
     return replace(images, classes=tuple(classes), targets=targets)
 
 
 def some(names: Iterable[str]) -> str:
-    """The first names, up to ten and not much longer than a message may be, and how many more there are."""
+    """The first names, as many as fit into a message (at most ten), and the number of the others."""
     names, shown = list(names), []
     for name in names[:10]:
         if sum(map(len, shown)) > SHOWN:
@@ -276,14 +276,16 @@ def some(names: Iterable[str]) -> str:
 
 
 def _is_name(text: str) -> bool:
-    """Whether a class may be called so: some text that can be written in UTF-8."""
+    """Whether a class can have this name: it is not empty and can be written in UTF-8."""
     try:
         return bool(text.encode())
-    except UnicodeEncodeError:  # bytes of a file name that are no text
+    except UnicodeEncodeError:  # a file name with bytes that are not text
         return False
 
 
 def _complain(bad: list[UnreadableImage], total: int) -> str:
     shown = "; ".join(f"{plain(problem.path)}: {plain(problem.reason)}" for problem in bad[:10])
     more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
-    return f"{len(bad)} of {total} images cannot be read (mend or remove them, or skip unreadable ones): {shown}{more}"
+    return (
+        f"{len(bad)} of {total} images cannot be read (repair or remove them, or skip unreadable ones): {shown}{more}"
+    )

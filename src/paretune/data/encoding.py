@@ -1,4 +1,4 @@
-"""How an image file is encoded: its format, whether that loses detail, and how much."""
+"""How an image file is encoded: its format, whether the format loses detail, and how much."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ _LOSSLESS = ("PNG", "BMP", "GIF", "PPM", "TIFF")
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the header of an image file says.
+    """The properties of an image file that its header states.
 
     Attributes:
         format: Pillow's name, such as JPEG or PNG.
-        lossy: whether the pixels are other ones than those that were written.
-        quality: of a JPEG file, 1 to 100: where libjpeg's tables come closest to the ones in the file; else None.
+        lossy: whether the format changes the pixels when it stores them.
+        quality: 1 to 100 for a JPEG file: the quality whose tables in libjpeg are closest to those in the file. Else
+            None.
         size: (width, height) in pixels.
     """
 
@@ -34,17 +35,17 @@ class Encoding:
 
     @property
     def ending(self) -> str:
-        """What such a file's name ends with."""
+        """The ending of the file's name."""
         return ENDINGS.get(self.format, f".{self.format.lower()}")
 
 
 def encoding(name: str, data: bytes) -> Encoding:
-    """Read the header of the image file `data`. Raises UnreadableImage, which says `name`."""
+    """Read the header of the image file `data`. Raises UnreadableImage, which contains `name`."""
 
     def look(image: Image.Image) -> Encoding:
-        assert image.format is not None, "it comes from a file"
+        assert image.format is not None, "the image comes from a file"
         quality = jpeg_quality(image.quantization) if isinstance(image, JpegImageFile) else None
-        kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG file with further pictures behind it
+        kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG file that contains more pictures
         return Encoding(kind, _lossy(kind, image, data), quality, image.size)
 
     return inspect(name, look, data)
@@ -57,7 +58,7 @@ def lossiness(encodings: Iterable[Encoding]) -> str:
 
 
 def jpeg_quality(tables: dict[int, list[int]]) -> int:
-    """The quality, 1 to 100, at which libjpeg's luminance table comes closest to the file's, table 0."""
+    """The quality, 1 to 100, whose luminance table in libjpeg is closest to table 0 of the file."""
 
     def distance(quality: int) -> int:
         return sum(abs(a - b) for a, b in zip(tables[0], _table(quality), strict=True))
@@ -67,7 +68,7 @@ def jpeg_quality(tables: dict[int, list[int]]) -> int:
 
 @cache
 def _table(quality: int) -> list[int]:
-    """What libjpeg writes at this quality."""
+    """The luminance table that libjpeg writes at this quality."""
     file = BytesIO()
     Image.new("L", (8, 8)).save(file, "JPEG", quality=quality)
     image = Image.open(file)
@@ -77,5 +78,7 @@ def _table(quality: int) -> list[int]:
 
 def _lossy(kind: str, image: Image.Image, data: bytes) -> bool:
     if kind == "WEBP":
-        return b"VP8L" not in data[12:64]  # the chunk of lossless pixels comes first, or after a short header
+        return (
+            b"VP8L" not in data[12:64]
+        )  # the chunk with lossless pixels is the first one, or comes after a short header
     return kind not in _LOSSLESS or image.info.get("compression") == "jpeg"

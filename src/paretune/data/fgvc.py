@@ -1,13 +1,13 @@
-"""The five fine-grained sets of VPT (Jia et al. 2022, arXiv:2203.12119), as their authors packed them.
+"""The five fine-grained data sets of VPT (Jia et al. 2022, arXiv:2203.12119), in the layouts of their authors.
 
 cub200      ROOT/images.txt  image_class_labels.txt  train_test_split.txt  classes.txt  images/CLASS/*.jpg
-nabirds     the same files; classes.txt also names groups of species, only those with images are classes
+nabirds     the same files; classes.txt also contains groups of species, only entries with images are classes
 flowers102  ROOT/jpg/image_00001.jpg  imagelabels.mat  setid.mat
-dogs        ROOT/Images/CLASS/*.jpg  train_list.mat  test_list.mat (below lists/ or splits/ too)
+dogs        ROOT/Images/CLASS/*.jpg  train_list.mat  test_list.mat (also in lists/ or splits/)
 cars        ROOT/cars_train/*.jpg  cars_test/*.jpg  devkit/cars_train_annos.mat  cars_test_annos_withlabels.mat
 
-VPT's own lists, ROOT/train.json, val.json and test.json with {path: class number}, are taken where they are: only they
-say which images VPT validates on. ROOT may also be the folder that holds CUB_200_2011, nabirds, flowers-102, ...
+VPT's own lists, ROOT/train.json, val.json and test.json with {path: class number}, are used if they exist, because only
+they say which images VPT uses for validation. ROOT may also be the folder that contains CUB_200_2011, nabirds, ...
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from paretune.data.text import read_entries, read_text
 from paretune.errors import UsageError, plain, quoted
 
 Lists = dict[str, list[tuple[str, str]]]
-"""Of each split: (path below the root, name of the class)."""
+"""For each split: (path below the root, name of the class) of every image."""
 
 
 def fgvc_parts(name: str, root: Path, download: bool = False) -> Parts:
-    """The splits of one of the five; only flowers102 can be downloaded. Raises UsageError where files are missing."""
+    """The splits of one of the five sets. Only flowers102 can be downloaded. Raises UsageError if files are missing."""
     layout = LAYOUTS[name]
     if download and name == "flowers102":
         from torchvision.datasets import Flowers102
@@ -55,7 +55,7 @@ def _images(folder: Path, pairs: list[tuple[str, str]], classes: tuple[str, ...]
 
 
 def _json_lists(folder: Path, layout: Layout) -> Lists:
-    """VPT's lists, if they are there; their paths start at the folder of images."""
+    """VPT's lists, if they exist. Their paths start at the folder of images."""
     found = {}
     for split in ("train", "val", "test"):
         file = folder / f"{split}.json"
@@ -66,19 +66,19 @@ def _json_lists(folder: Path, layout: Layout) -> Lists:
 
 
 def _packed_lists(folder: Path, layout: Layout) -> Lists:
-    """The authors' lists. Raises UsageError where files are missing, or at odds with each other."""
+    """The authors' lists. Raises UsageError if files are missing or contradict each other."""
     try:
         return layout.read(folder)
     except (LookupError, ValueError, TypeError) as problem:
         if isinstance(problem, UsageError):
             raise
         raise UsageError(
-            f"{plain(folder)}: the lists are damaged or at odds with each other ({plain(problem)}): fetch them again"
+            f"{plain(folder)}: the lists are damaged or contradict each other ({plain(problem)}): fetch them again"
         ) from problem
 
 
 def _birds(folder: Path) -> Lists:
-    """CUB and NABirds: lines of an image's number and its path, class, or 1 for training."""
+    """CUB and NABirds: every line has the number of an image, then its path, its class, or 1 if it is for training."""
     paths, labels, trained = (
         _numbered(folder / name) for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt")
     )
@@ -95,7 +95,7 @@ def _birds(folder: Path) -> Lists:
 
 
 def _called(number: str, names: dict[str, str]) -> str:
-    """A class's name, with its number in front where two classes may share the name, as in NABirds."""
+    """A class's name, with its number in front if the name lacks it: in NABirds, two classes may have one name."""
     name = names[number]
     return name if name.startswith(number.zfill(3)) else f"{number.zfill(4)}.{name}"
 
@@ -137,7 +137,7 @@ def _cars(folder: Path) -> Lists:
 
 
 def _first(folder: Path, names: list[str]) -> Path:
-    """The first of these files that is there."""
+    """The first of these files that exists. Raises UsageError if there is none."""
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
         raise UsageError(f"{plain(folder)} has no {' or '.join(names)}")
@@ -152,26 +152,26 @@ def _mat(file: Path) -> dict[str, Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise UsageError(f"{plain(file)} needs SciPy to be read: pip install scipy") from error
+        raise UsageError(f"reading {plain(file)} needs SciPy: pip install scipy") from error
     if not file.is_file():
         raise UsageError(f"there is no {plain(file)}")
     try:
         return loadmat(file, squeeze_me=True)
-    except Exception as problem:  # a damaged file ends in whatever SciPy stumbles over
-        raise UsageError(f"{plain(file)} is no MATLAB file that can be read: {plain(problem)}") from problem
+    except Exception as problem:  # SciPy raises exceptions of any kind for a damaged file
+        raise UsageError(f"{plain(file)} cannot be read as a MATLAB file: {plain(problem)}") from problem
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one of the five lies on the disk.
+    """The files of one of the five sets.
 
     Attributes:
-        mark: a file or folder that tells it from others.
-        folders: what its own folder is called.
-        images: where VPT's paths start, from the folder.
-        read: the lists that the authors packed.
-        sizes: the images of each split, as published; where val is of VPT's making, train and val together.
-        classes: how many there are.
+        mark: a file or folder by which the set is recognised.
+        folders: possible names of its folder.
+        images: the folder in which VPT's paths start.
+        read: reads the authors' lists.
+        sizes: the published number of images of each split. If only VPT has a split val, train includes it.
+        classes: the number of classes.
     """
 
     mark: str
@@ -182,7 +182,7 @@ class Layout:
     classes: int
 
     def fits(self, folder: Path) -> bool:
-        """Whether the folder holds this set."""
+        """Whether the folder contains this set."""
         return (folder / self.mark).exists() or (folder / "train.json").is_file()
 
 

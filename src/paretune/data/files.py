@@ -14,12 +14,12 @@ from paretune.errors import UsageError, plain
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Place = tuple[int, int]
-"""What tells a folder from others, whatever path leads there: its device and its number there."""
+"""The identity of a folder, independent of its path: the device, and its number on the device."""
 
 
 @dataclass(frozen=True)
 class Files(Source[str]):
-    """Pictures as files below `root`; a key is the path from there, with forward slashes."""
+    """Pictures as files below `root`. A key is the path from `root`, with forward slashes."""
 
     root: Path
 
@@ -42,47 +42,48 @@ class Files(Source[str]):
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image: by its ending, and not if it is hidden."""
+    """Whether a file with this name counts as an image: it has the ending of an image and is not hidden."""
     base = name.rpartition("/")[2]
     return base.lower().endswith(IMAGE_ENDINGS) and not base.startswith(".")
 
 
 class Tree:
-    """Looks for images below folders, and enters every folder once.
+    """Finds the images below folders. Every folder is read once.
 
-    A link that leads back to a folder that holds it is a loop and is left out. Any other folder that is met twice is
-    refused: its pictures would count twice, perhaps in two classes.
+    A link to a folder that contains the link is a loop and is left out. Any other folder that is found twice is an
+    error, because its pictures would count twice, perhaps in two classes.
     """
 
     def __init__(self, folders: Sequence[Path]):
-        """`folders` are those that are looked through one by one: entering one of them from another is refused."""
+        """folders: all folders that `images` or `each` will read. It is an error if one of them is found in another."""
         self.met: dict[Place, Path] = {}
         for folder in folders:
             self._meet(folder)
 
     def images(self, folder: Path) -> list[Path]:
-        """All images below one of the folders, sorted. Raises UsageError for a folder that cannot be read."""
+        """All images below one of the folders, sorted. Raises UsageError if a folder cannot be read."""
         return list(self.each(folder))
 
     def each(self, folder: Path) -> Iterator[Path]:
-        """The same images one by one; only the folders that are open are in memory."""
+        """The same images one by one. Only the open folders are in memory."""
         return (here / entry.name for here, entry in walk(folder, self._meet) if is_image(entry.name))
 
     def _meet(self, folder: Path) -> None:
         other = self.met.setdefault(place(folder), folder)
         if other != folder:
             raise UsageError(
-                f"{plain(other)} and {plain(folder)} are one folder, so its pictures would count twice: remove one"
+                f"{plain(other)} and {plain(folder)} are the same folder, so its pictures would count twice: remove one"
             )
 
 
 def walk(folder: Path, enter: Callable[[Path], object]) -> Iterator[tuple[Path, os.DirEntry]]:
     """Yield (where, entry) for everything below `folder` that is not a folder, sorted, without following loops.
 
-    `enter` is called with every folder before it is opened; a loop is not opened. Raises UsageError for a folder that
-    cannot be read.
+    `enter` is called with every folder before it is opened. Raises UsageError if a folder cannot be read.
     """
-    opened = [(folder, holders_of(folder), iter(listed(folder)))]  # the folder that is read now, and those that hold it
+    opened = [
+        (folder, holders_of(folder), iter(listed(folder)))
+    ]  # the folder that is being read, and the folders that contain it
     while opened:
         here, holders, entries = opened[-1]
         entry = next(entries, None)
@@ -96,19 +97,19 @@ def walk(folder: Path, enter: Callable[[Path], object]) -> Iterator[tuple[Path, 
 
 
 def holders_of(folder: Path) -> set[Place]:
-    """The folder itself and those that hold it, by its path and by where it really is."""
+    """The folder itself and all folders that contain it, by its path and by its real place behind links."""
     return {place(here) for path in (folder.absolute(), folder.resolve()) for here in (path, *path.parents)}
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
 def listed(folder: Path) -> list[os.DirEntry]:
-    """What a folder holds, sorted by name. Raises UsageError where it cannot be read."""
+    """The entries of a folder, sorted by name. Raises UsageError if the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -119,7 +120,7 @@ def listed(folder: Path) -> list[os.DirEntry]:
 
 
 def place(folder: Path) -> Place:
-    """Where a folder really is. Raises UsageError where that cannot be found out."""
+    """The identity of a folder. Raises UsageError if the folder cannot be read."""
     try:
         found = folder.stat()
     except OSError as problem:
@@ -128,19 +129,19 @@ def place(folder: Path) -> Place:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted. Raises UsageError where it cannot be read."""
+    """The names of the folders in a folder, sorted. Raises UsageError if the folder cannot be read."""
     return [entry.name for entry in listed(folder) if _is_folder(entry)]
 
 
 def left_out(root: Path, taken: Set[str]) -> list[str]:
-    """Files and folders below `root` that hold nothing of `taken`: paths from there, a folder's with / behind it."""
+    """Files below `root` that are not in `taken`, and folders without a file of `taken`; a folder's path ends in /."""
     holding = {parent.as_posix() for name in taken for parent in PurePosixPath(name).parents}
     found, waiting = [], [""]
     while waiting:
         here = waiting.pop()
         for entry in listed(root / here):
             name = here + entry.name
-            if name in holding:  # a loop holds nothing of `taken`, which has every picture once
+            if name in holding:  # a loop contains no file of `taken`, which has every picture once
                 waiting.append(f"{name}/")
             elif name not in taken:
                 found.append(f"{name}/" if _is_folder(entry) else name)
@@ -148,5 +149,5 @@ def left_out(root: Path, taken: Set[str]) -> list[str]:
 
 
 def missing_files(root: Path, keys: Sequence[str]) -> list[str]:
-    """Those of the paths below `root` where there is no regular file."""
+    """The paths below `root` that are not regular files."""
     return [key for key in dict.fromkeys(keys) if not os.path.isfile(root / key)]

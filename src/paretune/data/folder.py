@@ -1,7 +1,7 @@
 """A folder of images, one sub-folder per class.
 
-ROOT/train/CLASS/*.png   ROOT/val/CLASS/*.png   [ROOT/test/CLASS/*.png]      as it comes
-ROOT/CLASS/*.png   or   ROOT/train/CLASS/*.png alone                         "val" is split off for you
+ROOT/train/CLASS/*.png   ROOT/val/CLASS/*.png   [ROOT/test/CLASS/*.png]      used as it is
+ROOT/CLASS/*.png   or   ROOT/train/CLASS/*.png alone                         paretune splits off "val"
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from paretune.errors import UsageError, plain
 
 
 def folder_parts(root: Path, skip_unreadable: bool = False) -> Parts:
-    """The splits of a tree of class folders; {"all": ...} where it has none.
+    """The splits of a tree of class folders, or {"all": ...} if it has no splits.
 
-    Reading a split raises UsageError for a tree without class folders, a class without images, and unreadable images
-    (all are named) unless `skip_unreadable`.
+    Reading a split raises UsageError for a tree without class folders, for a class without images, and for unreadable
+    images (it names all of them) unless `skip_unreadable`.
     """
     found = _folders_of_splits(root)
     return {split: partial(_read, root, found, split, skip_unreadable) for split in found}
 
 
 def folder_task(root: Path) -> dict[str, Images]:
-    """A tree with train, val and test as the parts of a task: train800, val200, both as train800val200, and test.
+    """The parts of a task from a tree with train, val and test: train800, val200, both as train800val200, and test.
 
-    Raises UsageError for a part that is missing, and as `folder_parts`.
+    Raises UsageError for a missing split, and in the cases of `folder_parts`.
     """
     parts = folder_parts(root)
     if missing := [split for split in SPLITS if split not in parts]:
-        raise UsageError(f"{plain(root)} lacks {some(missing)}: a task of a suite has train, val and test")
+        raise UsageError(f"{plain(root)} lacks {some(missing)}: a task of a suite needs train, val and test")
     train = parts["train"]()
     val, test = (labelled_by(parts[split](), train.classes) for split in ("val", "test"))
     both = replace(train, keys=(*train.keys, *val.keys), targets=np.concatenate([train.targets, val.targets]))
@@ -45,17 +45,18 @@ def folder_task(root: Path) -> dict[str, Images]:
 
 
 def class_folders(path: Path) -> list[str]:
-    """The names of the folders in a folder, sorted; hidden ones are none."""
+    """The names of the folders in a folder, sorted, without hidden folders."""
     return [name for name in folders_in(path) if not name.startswith((".", "__"))]
 
 
 def _folders_of_splits(root: Path) -> dict[str, Path]:
-    """Where the splits lie: {"train": ..., "val": ..., "test": ...} as far as they are there, or {"all": root}."""
+    """The folders of the splits: {"train": ..., "val": ..., "test": ...}, those that exist, or {"all": root}."""
     parts = {split: root / name for split, names in SPLITS.items() for name in names if (root / name).is_dir()}
     if any(class_folders(part) for part in parts.values()):
         if "train" in parts and not class_folders(parts["train"]):
             raise UsageError(
-                f"{plain(parts['train'])} holds no class folders, but {plain(root)} is laid out as train/ val/ test/"
+                f"{plain(parts['train'])} contains no class folders, although {plain(root)} has splits: put the images "
+                "into train/CLASS/"
             )
         return parts
     if parts and set(class_folders(root)) <= {part.name for part in parts.values()}:
@@ -66,11 +67,13 @@ def _folders_of_splits(root: Path) -> dict[str, Path]:
 
 
 def _read(root: Path, parts: dict[str, Path], split: str, skip_unreadable: bool) -> Images:
-    """Every image of one part, probed."""
+    """Every image of one split, after a check that it can be decoded."""
     part = parts[split]
     classes = tuple(class_folders(part))
     if not classes:
-        raise UsageError(f"{plain(part)} holds no class folders: expected {plain(part)}/CLASS/*.png, one per class")
+        raise UsageError(
+            f"{plain(part)} contains no class folders: expected {plain(part)}/CLASS/*.png, one folder per class"
+        )
     tree = Tree([here / name for here in parts.values() for name in ("", *class_folders(here))])
     found = {name: tree.images(part / name) for name in classes}
     _no_empty_class(part, [name for name, files in found.items() if not files])
@@ -83,7 +86,7 @@ def _read(root: Path, parts: dict[str, Path], split: str, skip_unreadable: bool)
 
 
 def left_out_of(root: Path, seen: Sequence[Images]) -> list[str]:
-    """What lies below a tree of class folders and is none of the images in `seen`, nor left out as unreadable."""
+    """Files and folders below a tree of class folders that are not images in `seen` and not skipped as unreadable."""
     names = {images.name(i) for images in seen for i in range(len(images))}
     return left_out(root, names | {name for images in seen for name, _ in images.skipped})
 

@@ -1,8 +1,8 @@
 """Data sets of the Hugging Face `datasets` library: hf:NAME[:CONFIG], an id on the Hub or a local folder.
 
-A folder may be one that `save_to_disk` wrote, or anything that `load_dataset` takes: imagefolder, parquet, ... The
-image column is found by its type; the answer is a ClassLabel (multiclass), a sequence of them (multilabel), numbers
-(regression), or a column named label. Needs paretune[hf].
+A folder is one that `save_to_disk` wrote, or one that `load_dataset` accepts: imagefolder, parquet, ... The image
+column is found by its type. The answer is a ClassLabel (multiclass), a sequence of them (multilabel), numbers
+(regression), or a column with the name label. Needs paretune[hf].
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 @dataclass(frozen=True, eq=False)
 class Rows(Numbered):
-    """The pictures of one split of a Hugging Face data set; a key is the row's number."""
+    """The pictures of one split of a Hugging Face data set. A key is the number of a row."""
 
     table: datasets.Dataset
 
@@ -45,15 +45,17 @@ class Rows(Numbered):
 
 
 def hub_parts(place: str, skip_unreadable: bool = False) -> Parts:
-    """The splits of a Hugging Face data set; validation is val, and {"all": ...} what has no splits.
+    """The splits of a Hugging Face data set, or {"all": ...} if it has no splits. Its split validation becomes val.
 
-    Raises UsageError where the library is missing, there is no such data set, or its columns do not say what is image
-    and what is answer.
+    Raises UsageError if the library is missing, if the data set does not exist, or if the columns of the images and of
+    the answers are not clear.
     """
     tables = _load(place)
     named = {split_name(name) or name: table for name, table in tables.items()}
     if len(named) < len(tables):
-        raise UsageError(f"hf:{plain(place)} has the splits {some(list(tables))}: two of them mean the same")
+        raise UsageError(
+            f"hf:{plain(place)} has the splits {some(list(tables))}: two of them mean the same; rename one"
+        )
     return {split: partial(_read, place, table, split, skip_unreadable) for split, table in named.items()}
 
 
@@ -66,26 +68,26 @@ def _load(place: str) -> dict[str, datasets.Dataset]:
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, config if colon else None)
-    except Exception as problem:  # a damaged folder ends in whatever the library or pyarrow stumble over
+    except Exception as problem:  # the library and pyarrow raise exceptions of any kind
         said = next(iter(str(problem).splitlines()), "") or type(problem).__name__
         raise UsageError(f"hf:{plain(place)} cannot be read: {plain(said)}") from problem
     return dict(found) if isinstance(found, dict) else {"all": found}
 
 
 def _check_name(place: str, name: str) -> None:
-    """Raise UsageError for no name, and for a folder that holds the current one: it would be searched for hours."""
+    """Raise UsageError for an empty name, and for a folder that contains the current one: a search would take hours."""
     here = Path.cwd()
     if not name.strip():
         raise UsageError("hf: needs a name: hf:NAME, hf:NAME:CONFIG or hf:FOLDER")
     if "\0" not in name and Path(name).is_dir() and Path(name).resolve() in (here, *here.parents):
-        raise UsageError(f"hf:{plain(place)} is the current folder or holds it: name the folder of the data")
+        raise UsageError(f"hf:{plain(place)} is the current folder or contains it: give the folder of the data")
 
 
 def _library() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise UsageError("hf: needs the library datasets: pip install 'paretune[hf]'") from error
+        raise UsageError("hf: data need the library datasets: pip install 'paretune[hf]'") from error
     return datasets
 
 
@@ -107,20 +109,20 @@ def _image_column(place: str, table: datasets.Dataset) -> str:
 
 
 def _answer_column(place: str, table: datasets.Dataset, image: str) -> tuple[str, Task]:
-    """The column named label or labels, or the only one that can be the answer."""
+    """The column with the name label or labels, or the only column that can be the answer."""
     tasks = {name: _task(name, feature) for name, feature in table.features.items() if name != image}
     fits = {name: task for name, task in tasks.items() if task is not None}
     chosen = [name for name in ("label", "labels") if name in fits] or list(fits)
     if len(chosen) != 1:
         raise UsageError(
             f"hf:{plain(place)} needs one column of answers: a ClassLabel, a sequence of them, numbers, or a column "
-            f"label; it has {some(list(fits)) or 'none'}"
+            f"with the name label; it has {some(list(fits)) or 'none'}"
         )
     return chosen[0], fits[chosen[0]]
 
 
 def _task(name: str, feature: Any) -> Task | None:
-    """What a column of this type asks, if it asks anything."""
+    """The task of a column with this type, or None if it cannot be the answer."""
     inner = getattr(feature, "feature", None)
     if isinstance(feature, _library().ClassLabel):
         return "multiclass"
@@ -142,9 +144,9 @@ def _is_word(feature: Any) -> bool:
 def _targets(
     place: str, feature: Any, column: str, task: Task, answers: Sequence
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    hidden = task == "multiclass" and -1 in answers  # how the Hub hides the answers of a test split
+    hidden = task == "multiclass" and -1 in answers  # the Hub hides the answers of a test split like this
     if hidden or any(answer is None for answer in answers):
-        raise UsageError(f"hf:{plain(place)}: column {plain(column)} has rows without an answer")
+        raise UsageError(f"hf:{plain(place)}: the column {plain(column)} has rows without an answer")
     where = f"hf:{place}"
     if task == "regression":
         targets = _numbers(where, answers)
@@ -168,17 +170,17 @@ def _targets(
 
 
 def _known(where: str, label: object, classes: int) -> int:
-    """A label, if it is one. Raises UsageError."""
+    """The label. Raises UsageError if it is not a number from 0 to `classes` - 1."""
     if type(label) is not int or not 0 <= label < classes:
-        raise UsageError(f"{plain(where)}: the label {quoted(label)} is none of the {classes:,} classes")
+        raise UsageError(f"{plain(where)}: the label {quoted(label)} is not one of the {classes:,} classes")
     return label
 
 
 def _numbers(where: str, answers: Sequence) -> np.ndarray:
-    """(n, C) float32. Raises UsageError for rows of different lengths, and for what is no number."""
+    """(n, C) float32. Raises UsageError for rows of different lengths and for values that are not numbers."""
     rows = [answer if isinstance(answer, list) else [answer] for answer in answers]
     bad = [row for row in rows if not row or len(row) != len(rows[0]) or not all(map(is_target, row))]
     if bad or not rows:
-        found = quoted(bad[0]) if bad else "there are no rows"
-        raise UsageError(f"{plain(where)}: every row needs as many numbers from -1e18 to 1e18: {found}")
+        found = quoted(bad[0]) if bad else "no rows"
+        raise UsageError(f"{plain(where)}: every row needs the same count of numbers from -1e18 to 1e18; found {found}")
     return np.array(rows, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""One image file in, one upright 8-bit RGB picture out, or an error that names the file."""
+"""Decode an image file to an upright 8-bit RGB picture, or raise an error that names the file."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from paretune.errors import UsageError, plain
 
 T = TypeVar("T")
 
-FILE_BYTES = 1 << 29  # an image file may have 512 MiB: what the pixel limit allows, in 32 bits, not compressed
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # Pillow's gray modes with more than 8 bits
-_PROGRAMS = ("EPS",)  # Pillow would start another program to draw them
-_STRIP = 1 << 22  # pixels that change their mode at once
-_PROBED = Budget(1 << 26)  # pixels, over all threads that probe
+FILE_BYTES = 1 << 29  # limit of an image file, 512 MiB: the pixel limit with 32 bits per pixel, uncompressed
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # the grey modes of Pillow with more than 8 bits
+_PROGRAMS = ("EPS",)  # formats for which Pillow would start another program
+_STRIP = 1 << 22  # pixels whose mode is converted at once
+_PROBED = Budget(1 << 26)  # pixels, for all threads together that run `probe`
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,15 +32,15 @@ _TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture upright, by its EXIF orientation."""
+"""The transposition that makes a picture upright, by its EXIF orientation."""
 _SAID = "cannot read image "
 
 
 class UnreadableImage(UsageError):
-    """An image file that cannot be decoded; `path` and `reason` say which one and why.
+    """An image file cannot be decoded; `path` and `reason` say which file and why.
 
-    With one argument it is what torch's DataLoader makes of one that a loading process raised: a text that ends with
-    the sentence.
+    If a loading process raises this error, torch's DataLoader raises it again with one argument, a text that ends with
+    the message. Path and reason are then taken from this text.
     """
 
     def __init__(self, path: str | Path, reason: str | None = None):
@@ -54,34 +54,34 @@ class UnreadableImage(UsageError):
 
 
 def open_image(path: str | Path, data: bytes | None = None) -> Image.Image:
-    """The picture as people see it: EXIF rotation applied, transparency on white, any mode to 8-bit RGB.
+    """The picture as an image viewer shows it: EXIF rotation applied, transparency on white, any mode to 8-bit RGB.
 
-    16-bit gray is scaled (65535 becomes 255), not clipped; of an animation the first frame is taken. EXIF data that
-    cannot be read turn nothing. `data` is the file's content where it lies elsewhere than in a file; `path` is then its
-    name in errors.
+    16-bit grey is scaled (65535 becomes 255), not clipped. An animation gives its first frame. EXIF data that cannot be
+    read are ignored. `data` is the content of the file, if it is not read from `path`; `path` is then its name in
+    errors.
 
     Raises:
-        UnreadableImage: the file is missing, no regular file, damaged, truncated, of more pixels than Pillow's guard
-            against decompression bombs lets pass without a warning, or of a kind without an agreed way to RGB.
+        UnreadableImage: the file is missing, not a regular file, damaged or truncated; it has more pixels than Pillow
+            accepts without a warning; or there is no defined conversion to RGB.
     """
     data = file_bytes(path) if data is None else data
     return inspect(path, lambda image: _upright(image, data), data)
 
 
 def probe(path: str | Path, data: bytes | None = None) -> None:
-    """Check that `open_image` will succeed, by decoding: JPEG at 1/8 size, the rest in full.
+    """Check that `open_image` will succeed, by decoding the image: JPEG at 1/8 of its size, other formats in full.
 
-    Threads that probe share a budget of pixels, so that many large pictures do not take more memory than one.
+    All threads that call this share a budget of pixels, so many large pictures need no more memory than one.
 
     Raises:
-        UnreadableImage: as `open_image`.
+        UnreadableImage: in the cases of `open_image`.
     """
     data = file_bytes(path) if data is None else data
     inspect(path, lambda image: _probe(image, data), data)
 
 
 def inspect(path: str | Path, look: Callable[[Image.Image], T], data: bytes | None = None) -> T:
-    """`look(image)` with the file open; whatever a decoder raises on a damaged file becomes UnreadableImage."""
+    """`look(image)` on the open file. Every exception of a decoder becomes UnreadableImage."""
     data = file_bytes(path) if data is None else data
     try:
         with Image.open(BytesIO(data)) as image:
@@ -94,20 +94,20 @@ def inspect(path: str | Path, look: Callable[[Image.Image], T], data: bytes | No
 
 
 def file_bytes(path: str | Path) -> bytes:
-    """The content of an image file; raises UnreadableImage where there is none, or something else than a file."""
+    """The content of an image file. Raises UnreadableImage if it is missing or not a regular file."""
     size = file_stat(path).st_size
     try:
         with Path(path).open("rb") as file:
-            data = file.read(min(size, FILE_BYTES) + 1)  # a file that grows is read no further
+            data = file.read(min(size, FILE_BYTES) + 1)  # not more, even if the file grows
     except OSError as problem:
         raise UnreadableImage(path, problem.strerror or str(problem)) from problem
     if len(data) > FILE_BYTES:
-        raise UnreadableImage(path, f"more than {FILE_BYTES >> 20} MiB, shrink the picture")
+        raise UnreadableImage(path, f"more than {FILE_BYTES >> 20} MiB: shrink the picture")
     return data
 
 
 def file_stat(path: str | Path) -> os.stat_result:
-    """What the disk says of an image file; raises UnreadableImage for a pipe, a device, a folder, or nothing."""
+    """`os.stat` of an image file. Raises UnreadableImage if it is missing, a pipe, a device or a folder."""
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -115,14 +115,14 @@ def file_stat(path: str | Path) -> os.stat_result:
     except (OSError, ValueError) as problem:  # a name with a zero in it is a ValueError
         raise UnreadableImage(path, getattr(problem, "strerror", None) or str(problem)) from problem
     if not stat.S_ISREG(found.st_mode):
-        raise UnreadableImage(path, "no regular file")
+        raise UnreadableImage(path, "not a regular file")
     return found
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB from any Pillow mode; raises ValueError where no conversion is agreed on.
+    """8-bit RGB from any Pillow mode. Raises ValueError if there is no defined conversion.
 
-    What needs more than one step goes strip by strip: a large picture is in memory twice, not five times.
+    A conversion of several steps runs strip by strip, so a large picture is in memory twice and not five times.
     """
     if image.mode in _DEEP:
         _check_range(image)
@@ -144,7 +144,7 @@ def _strip_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> list[tuple[int, int, int, int]]:
-    """The boxes (left, top, right, bottom) of whole rows that make up the picture."""
+    """The boxes (left, top, right, bottom) of strips of whole rows. Together they are the picture."""
     rows = max(1, _STRIP // image.width)
     return [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
 
@@ -152,7 +152,7 @@ def _strips(image: Image.Image) -> list[tuple[int, int, int, int]]:
 def _check_range(image: Image.Image) -> None:
     ends = [(part.min(), part.max()) for part in (np.asarray(image.crop(box)) for box in _strips(image))]
     low, high, top = np.min(ends), np.max(ends), _top(image)
-    if not (low >= 0 and high <= top):  # NaN is neither
+    if not (low >= 0 and high <= top):  # false for NaN too
         raise ValueError(
             f"{image.mode} pixels from {low:g} to {high:g}, expected 0 to {top:g}; "
             "convert the file to 8 or 16 bits first"
@@ -165,14 +165,14 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _top(image: Image.Image) -> float:
-    """The value of white."""
+    """The value of white in this mode."""
     return 1.0 if image.mode == "F" else 65535.0
 
 
 def _check(image: Image.Image) -> None:
-    """Raise ValueError for what must not be decoded."""
+    """Raise ValueError for a file that must not be decoded."""
     if image.format in _PROGRAMS:
-        raise ValueError(f"{image.format} is a program that draws, no picture")
+        raise ValueError(f"{image.format} is a program that draws, not a picture")
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(_too_large())
 
@@ -182,7 +182,7 @@ def _too_large() -> str:
 
 
 def _upright(image: Image.Image, data: bytes) -> Image.Image:
-    """The decoded picture in RGB, turned as its EXIF data say. Raises ValueError and whatever decoders raise."""
+    """The decoded picture in RGB, turned upright by its EXIF data. Raises ValueError and the errors of the decoders."""
     if image.format == "PNG":
         check_png(data)
     image.load()
@@ -192,17 +192,17 @@ def _upright(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, as in the EXIF data; 1 (upright) where they cannot be read: the pixels are sound all the same."""
+    """1 to 8, from the EXIF data; 1 (upright) if they cannot be read, because the pixels may still be good."""
     try:
         found = image.getexif().get(0x0112, 1)
-    except Exception:  # as many kinds as a damaged file has
+    except Exception:  # Pillow raises exceptions of any kind for damaged EXIF data
         return 1
     return found if isinstance(found, int) else 1
 
 
 def _probe(image: Image.Image, data: bytes) -> None:
-    with _PROBED.of(image.width * image.height):  # a progressive JPEG is in memory as a whole at 1/8 size too
-        if image.format == "JPEG":  # only JPEG has this short cut
+    with _PROBED.of(image.width * image.height):  # at 1/8 of its size too, a progressive JPEG is in memory as a whole
+        if image.format == "JPEG":  # only JPEG can be decoded at a smaller size
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         _upright(image, data)
 

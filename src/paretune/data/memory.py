@@ -2,9 +2,9 @@
 
 CACHE/pictures/PLACE.json     {"version": ..., "pictures": {name: [[bytes, times, ...], SHA-256, decoded]}}
 
-CACHE is the folder of `paretune.files.cache_folder`; PLACE is made of where the data lie. Only a picture whose stamp is
-still the same is recalled. The files may be removed at any time; where they cannot be read or written, everything is
-read anew.
+CACHE is the folder of `paretune.files.cache_folder`. PLACE is a hash of the place of the data. A picture is recalled
+only if its stamp is still the same. The files may be removed at any time. If they cannot be read or written, all images
+are read again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import PIL
 from paretune.files import cache_folder
 
 VERSION = f"1, Pillow {PIL.__version__}"
-SETTLED = 2.0  # seconds: what was changed so lately may change once more without getting another time
+SETTLED = 2.0  # seconds: a file that changed less long ago may change again without getting another time
 
 
 class Memory:
-    """What is known of the pictures at one place. `save` writes what was learnt."""
+    """What is known about the pictures at one place. `save` writes what `learn` added."""
 
     def __init__(self, where: str):
         name = hashlib.sha256(where.encode(errors="surrogateescape")).hexdigest()[:32]
@@ -33,19 +33,19 @@ class Memory:
         self.known, self.new = _loaded(self.file), {}
 
     def recall(self, name: str, stamp: list[int] | None, decoded: bool) -> str | None:
-        """The SHA-256 of a picture, if it is known by this stamp and, where `decoded`, could be decoded."""
+        """The SHA-256 of a picture, if it is known with this stamp and, with `decoded`, could be decoded. Else None."""
         entry = self.known.get(name)
         if stamp is None or entry is None or entry[0] != stamp or (decoded and not entry[2]):
             return None
         return entry[1]
 
     def learn(self, name: str, stamp: list[int] | None, digest: str, decoded: bool) -> None:
-        """Keep a picture's SHA-256 for the next time, if it has a stamp that is not too young."""
+        """Remember the SHA-256 of a picture, if it has a stamp and did not change in the last two seconds."""
         if stamp is not None and max(stamp[1:]) < (time.time() - SETTLED) * 1e9:
             self.new[name] = [stamp, digest, decoded]
 
     def save(self) -> None:
-        """Write what was learnt, in one step; without a word where that is not possible."""
+        """Write what `learn` added, in one step. If that is not possible, nothing happens."""
         if not self.new:
             return
         content = {"version": VERSION, "pictures": self.known | self.new}
@@ -62,7 +62,7 @@ class Memory:
 
 
 def _loaded(file: Path) -> dict[str, list]:
-    """The pictures of a file that this version wrote; none where there is no such file, or another one."""
+    """The pictures in a file that this version wrote; {} if there is no file, or another version wrote it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         pictures = content["pictures"] if content["version"] == VERSION else {}

@@ -1,8 +1,8 @@
-"""Well-known data sets below a folder, by name: cifar100:ROOT, svhn:ROOT, food101:ROOT, and the five of FGVC.
+"""Well-known data sets in a folder, by name: cifar100:ROOT, svhn:ROOT, food101:ROOT, and the five of FGVC.
 
-The layouts are torchvision's: ROOT/cifar-100-python/, ROOT/train_32x32.mat and test_32x32.mat,
-ROOT/food-101/meta/train.json and images/CLASS/*.jpg. CIFAR-100 comes as a pickle: torchvision opens it only after its
-checksum was found right.
+The layouts are those of torchvision: ROOT/cifar-100-python/, ROOT/train_32x32.mat and test_32x32.mat,
+ROOT/food-101/meta/train.json and images/CLASS/*.jpg. CIFAR-100 is a pickle: torchvision opens it only if its checksum
+is right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True, eq=False)
 class Pixels(Numbered):
-    """Pictures in memory, (n, H, W, 3) uint8; a key is a row. As a file each is a BMP: bytes are pixels."""
+    """Pictures in memory, (n, H, W, 3) uint8. A key is the number of a row. `encoded` gives a BMP file."""
 
     pixels: np.ndarray
 
@@ -78,7 +78,10 @@ def _food101(root: Path, download: bool = False) -> Parts:
         return Images(Files(folder), tuple(path for path, _ in pairs), targets, classes, split=split)
 
     if not (folder / "meta").is_dir():
-        raise UsageError(f"{plain(root)} does not hold food101: expected {plain(folder)}/meta; it can be downloaded")
+        raise UsageError(
+            f"{plain(root)} does not hold food101: expected {plain(folder)}/meta; "
+            "`paretune train --download` downloads it"
+        )
     return {split: partial(read, split) for split in SPLITS}
 
 
@@ -87,12 +90,12 @@ def _are_paths(value: object) -> bool:
 
 
 def _fetched(kind: Callable, name: str, root: Path, download: bool, **which: Any) -> Any:
-    """torchvision's data set. Raises UsageError where its files are not there, or other ones than they should be."""
+    """torchvision's data set. Raises UsageError if its files are missing or wrong."""
     try:
         return kind(root, download=download, **which)
     except RuntimeError as problem:
         raise UsageError(
-            f"{plain(root)} does not hold {name} as torchvision has it, whole; it can be downloaded"
+            f"{plain(root)} does not hold {name} with all of its files; `paretune train --download` downloads them"
         ) from problem
 
 
@@ -113,4 +116,4 @@ SIZES = {
     "food101": {"train": 75750, "test": 25250},
     **{name: layout.sizes for name, layout in LAYOUTS.items()},
 }
-"""How many images each split has, as published."""
+"""The published number of images of each split."""

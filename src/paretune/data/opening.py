@@ -1,13 +1,13 @@
-"""Every form that data come in, by one name.
+"""Open data of any format. One text says which data:
 
-photos                     a folder of class folders, as it is or below train/ val/ test/
+photos                     a folder of class folders, or a folder with train/ val/ test/ that contain class folders
 photos.csv                 a table: path, label
 shards, "train-*.tar"      tar shards as webdataset writes them: a folder, or a pattern with * or {000..009}
 vtab/cifar                 a task of VTAB-1K
 hf:NAME[:CONFIG]           Hugging Face datasets: an id on the Hub, or a folder
-cifar100:ROOT              CIFAR-100, SVHN, Food-101 and the five sets of FGVC below ROOT, by the names in `NAMED`
+cifar100:ROOT              CIFAR-100, SVHN, Food-101 and the five sets of FGVC in ROOT, by the names in `NAMED`
 
-`?shots=4` behind any of them keeps 4 training images a class.
+With `?shots=4` at the end, 4 training images of each class are used.
 """
 
 from __future__ import annotations
@@ -48,30 +48,29 @@ def open_splits(
 ) -> Splits:
     """Training, validation and test images of `data`, all with the same classes.
 
-    Where there are no validation images, `val_share` of each class (at least one image, and at least one is left to
-    train on) is drawn with `seed`. Files, tables, shards and rows are probed, so that a damaged image is named now and
-    not in the ninth epoch; the well-known sets are left to `paretune data verify`.
+    If there are no validation images, `val_share` of each class is drawn from the training images with `seed`; at least
+    one image goes into each part. All images are decoded once, so that a damaged image is reported at the start and not
+    in a later epoch. Well-known sets and VTAB-1K are not checked: `paretune data verify` does that.
 
     Args:
-        task: what the data ask; needed only where they do not say, such as an ambiguous CSV.
-        skip_unreadable: leave damaged images out, also of well-known sets; where one becomes unreadable later on, the
-            next image takes its place.
-        download: fetch a named set that is not there.
-        test: read the test images too.
+        task: the task of the data; needed only if the data do not say it, such as an ambiguous CSV.
+        skip_unreadable: leave damaged images out, also those of well-known sets. If an image becomes unreadable later,
+            the next image takes its place.
+        download: download a named set if it is missing.
+        test: also read the test images.
 
     Raises:
-        UsageError: no such data, or a form that is not known; nothing to train on; fewer than two classes, a class
-            without images; parts with different classes; unreadable images (all are named) unless `skip_unreadable`.
+        UsageError: the data do not exist or have an unknown format; there is nothing to train on; there are fewer than
+            two classes, or a class without images; the splits have different classes; images cannot be read (the error
+            names all of them) and `skip_unreadable` is not set.
     """
     place, shots = _shots(data)
     parts = parts_of(place, task, skip_unreadable, download)
     if "train" not in parts and "all" not in parts:
-        raise UsageError(f"{plain(place)}: there is no train folder or split, only {', '.join(parts)}")
+        raise UsageError(f"{plain(place)} has no split or folder train, only {', '.join(parts)}")
     whole = _of_task((parts.get("train") or parts["all"])(), task)
     if whole.task == "multiclass" and len(whole.classes) < 2:
-        raise UsageError(
-            f"{plain(place)} holds one class only, '{plain(whole.classes[0])}': at least two are needed to train on"
-        )
+        raise UsageError(f"{plain(place)} has only one class, '{plain(whole.classes[0])}': training needs at least two")
     if "val" in parts:
         train, val = replace(whole, split="train"), _same_classes(parts["val"](), whole)
     else:
@@ -88,9 +87,10 @@ def open_split(
     task: Task | None = None,
     skip_unreadable: bool = False,
 ) -> Images:
-    """One split as it lies there, labelled by `classes`; "all" for data without splits.
+    """One split without any selection, with targets that refer to `classes`. Data without splits have the split "all".
 
-    Classes may have no images there, unknown ones may not be there. Raises UsageError as `open_splits`.
+    A class may have no images in the split. Raises UsageError in the cases of `open_splits`, and if the split has a
+    class that is not in `classes`.
     """
     place, _ = _shots(data)
     parts = parts_of(place, task, skip_unreadable)
@@ -100,24 +100,24 @@ def open_split(
 
 
 def available_splits(data: str | Path, task: Task | None = None) -> list[str]:
-    """The splits that data come with; ["all"] where they are not split."""
+    """The splits of the data; ["all"] for data without splits."""
     return list(parts_of(_shots(data)[0], task))
 
 
 def parts_of(
     place: str | Path, task: Task | None = None, skip_unreadable: bool = False, download: bool = False
 ) -> Parts:
-    """How to read each split of any form of data. Raises UsageError, with the forms there are, for what is none."""
+    """How to read each split of data. Raises UsageError, which lists the formats, if the format is unknown."""
     form, read = form_of(place, task, skip_unreadable, download)
     found = read()
     if not skip_unreadable:
         return found
-    known = form == "vtab" or form in NAMED  # what is not looked at otherwise
+    known = form == "vtab" or form in NAMED  # their images are not checked otherwise
     return {split: partial(_lenient, part, known) for split, part in found.items()}
 
 
 def _lenient(read: Callable[[], Images], check: bool) -> Images:
-    """Images that leave out what cannot be read, now and later on."""
+    """Images without those that cannot be read, now or later."""
     images = read()
     return replace(readable(images, skip_unreadable=True) if check else images, lenient=True)
 
@@ -125,7 +125,7 @@ def _lenient(read: Callable[[], Images], check: bool) -> Images:
 def form_of(
     place: str | Path, task: Task | None = None, skip_unreadable: bool = False, download: bool = False
 ) -> tuple[str, Callable[[], Parts]]:
-    """Which form data have, by name, and how to find their parts. Raises UsageError as `parts_of`."""
+    """The name of the data's format, and how to find their splits. Raises UsageError in the cases of `parts_of`."""
     name, colon, rest = str(place).partition(":")
     path = Path(place)
     if colon and name == "hf":
@@ -138,10 +138,10 @@ def form_of(
         return "csv", partial(table_parts, path, task, skip_unreadable)
     if not os.path.isdir(path):
         problem = "is a file, not a folder" if os.path.exists(path) else "does not exist"
-        raise UsageError(f"data folder {plain(place)} {problem}; data are {FORMS} with NAME one of {', '.join(NAMED)}")
+        raise UsageError(f"data folder {plain(place)} {problem}; give {FORMS}, where NAME is {' or '.join(NAMED)}")
     if tasks := task_folders(path):
         raise UsageError(
-            f"{plain(path)} holds the VTAB-1K tasks {some(tasks)}: name one of them, such as {plain(path / tasks[0])}"
+            f"{plain(path)} has the VTAB-1K tasks {some(tasks)}: give one of them, such as {plain(path / tasks[0])}"
         )
     if is_vtab_task(path):
         return "vtab", partial(vtab_parts, path)
@@ -149,15 +149,15 @@ def form_of(
 
 
 def _named_parts(name: str, root: Path, download: bool) -> Parts:
-    """The splits of a well-known set. Raises UsageError, for a place that the disk cannot have too."""
+    """The splits of a well-known set. Raises UsageError, also if the operating system cannot read the place."""
     try:
         return NAMED[name](root, download)
     except OSError as problem:
-        raise UsageError(f"{plain(root)} does not hold {name}: {plain(problem.strerror or problem)}") from None
+        raise UsageError(f"{plain(root)} does not contain {name}: {plain(problem.strerror or problem)}") from None
 
 
 def _shots(data: str | Path) -> tuple[str, int | None]:
-    """The data's place and the number behind ?shots=, if any."""
+    """The place of the data, and the number after ?shots= or None."""
     place, asked, query = str(data).partition("?shots=")
     if asked and not re.fullmatch(r"[0-9]{1,9}", query):
         raise UsageError(f"{plain(data)}: ?shots= needs a number of images per class, such as ?shots=4")
@@ -166,12 +166,12 @@ def _shots(data: str | Path) -> tuple[str, int | None]:
 
 def _of_task(images: Images, task: Task | None) -> Images:
     if task not in (None, images.task):
-        raise UsageError(f"{plain(images.source.where)} is {images.task}, not {task}")
+        raise UsageError(f"{plain(images.source.where)} has the task {images.task}, not {task}")
     return images
 
 
 def _same_classes(val: Images, train: Images) -> Images:
-    """`val` labelled as `train`. Raises UsageError where their classes are not the same."""
+    """`val` with targets that refer to the classes of `train`. Raises UsageError if their classes differ."""
     known, own = set(train.classes), set(val.classes)
     problems = [f"class '{plain(name)}' is missing" for name in train.classes if name not in own]
     problems += [f"class '{plain(name)}' is not in train" for name in val.classes if name not in known]

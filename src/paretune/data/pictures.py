@@ -1,4 +1,4 @@
-"""The image files that a list of paths means: files, all images below folders, and the column `path` of CSV tables."""
+"""All image files that a list of paths stands for: files, images below folders, and the column `path` of CSV tables."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from paretune.errors import UsageError
 
 @dataclass(frozen=True)
 class Pictures:
-    """The paths of image files, in the same order whenever they are asked for; they are found on the way.
+    """The paths of image files, in the same order every time. They are found during the iteration.
 
-    A folder stands for all images below it, sorted; a file that ends in .csv for the paths in its column `path`, which
-    start at the CSV's folder. Any other path stands for itself, whether there is a file or not.
+    A folder stands for all images below it, sorted. A file that ends in .csv stands for the paths in its column `path`,
+    which start at the folder of the CSV. Any other path stands for itself, even if there is no such file.
     """
 
     paths: Sequence[Path]
 
     def __iter__(self) -> Iterator[str]:
-        """Raises UsageError for a folder or table that cannot be read, and for a folder that is met twice."""
+        """Raises UsageError for a folder or table that cannot be read, and for a folder that is found twice."""
         tree = Tree([path for path in self.paths if os.path.isdir(path)])
         for path in self.paths:
             if os.path.isdir(path):
@@ -35,10 +35,10 @@ class Pictures:
                 yield str(path)
 
     def count(self) -> int:
-        """How many there are. Raises UsageError if there are none, and as `__iter__`."""
+        """The number of image files. Raises UsageError if there are none, and in the cases of `__iter__`."""
         found = sum(1 for _ in self)
         if not found:
             raise UsageError(
-                f"there is no image in {some(map(str, self.paths))}: name image files, or a folder of them"
+                f"there is no image in {some(map(str, self.paths))}: give image files, or a folder of them"
             )
         return found

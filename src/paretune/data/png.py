@@ -1,7 +1,7 @@
-"""Is a PNG file whole? Pillow leaves some damage unseen: checksums, and rows that are missing at the end of the data.
+"""Check that a PNG file is complete. Pillow does not notice wrong checksums and rows that are missing at the end.
 
 signature | length, name, content, checksum | length, name, content, checksum | ... | IEND
-             IHDR first, the pixels deflated in the IDATs one after the other
+             IHDR comes first; the IDATs contain the deflated pixels, one after the other
 
 ISO/IEC 15948:2004 (the PNG specification), sections 5, 8.2 and 10.
 """
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # per pixel, by the colour type
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Adam7: of each pass the first column and row, and the steps to the next ones."""
-_AT_ONCE = 1 << 20  # bytes that are inflated at once
+"""Adam7: for each pass the first column and row, and the steps to the next column and row."""
+_AT_ONCE = 1 << 20  # limit of the bytes that are inflated at once
 
 
 def check_png(data: bytes) -> None:
-    """Raise ValueError where a PNG file is cut off, a checksum is wrong, or its pixels are damaged or too few."""
+    """Raise ValueError if a PNG file is cut off, a checksum is wrong, or pixels are damaged or missing."""
     header, inflate, rows = b"", zlib.decompressobj(), 0
     for name, content in _chunks(data):
         if name == b"IHDR":
@@ -35,7 +35,7 @@ def check_png(data: bytes) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """The name and content of each chunk up to IEND. Raises ValueError."""
+    """Name and content of each chunk up to IEND. Raises ValueError if the file is cut off or a checksum is wrong."""
     view, at, name = memoryview(data), len(SIGNATURE), b""
     while name != b"IEND":
         if at + 12 > len(data):
@@ -51,7 +51,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _inflated(inflate, content: memoryview) -> int:
-    """How many bytes a part of the deflated pixels holds; nothing of them is kept. Raises ValueError."""
+    """The number of bytes in a part of the deflated pixels, which are not kept. Raises ValueError for damaged data."""
     try:
         found, rest = 0, content
         while len(rest) and not inflate.eof:
@@ -63,7 +63,7 @@ def _inflated(inflate, content: memoryview) -> int:
 
 
 def _raw_bytes(header: bytes) -> int:
-    """How many bytes the inflated pixels have at least: one for each row's filter, and the samples."""
+    """The smallest number of bytes of the inflated pixels: one for the filter of each row, and the samples."""
     try:
         width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
         bits = depth * _SAMPLES[colour]

@@ -1,4 +1,4 @@
-"""What data sets are to those who train on them, measure, record and show."""
+"""The interfaces of data sets for training, evaluation, records and pictures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Samples(Protocol):
-    """(what a model takes, target) by number, and what the outputs are called: enough to train on and to evaluate.
+    """Pairs (input of a model, target) by number, and the names of the outputs: enough to train and to evaluate.
 
-    `task`, `targets` (all of them) and `describe()` are asked for where a set has them: see `train.fit`.
+    `task`, `targets` (of all samples) and `describe()` are used if a data set has them: see `train.fit`.
     """
 
     @property
     def classes(self) -> Sequence[str]:
-        """A name per class, or per column of the targets."""
+        """A name for each class, or for each column of the targets."""
         ...
 
     def __len__(self) -> int: ...
@@ -31,33 +31,33 @@ class Samples(Protocol):
 
 
 class ImageSet(Samples, Protocol):
-    """Pictures with targets, wherever they lie; `data.dataset.Images` says what its attributes hold."""
+    """Pictures with targets, in files or in memory. `data.dataset.Images` describes the attributes."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """A name per class, or per column of the targets."""
+        """A name for each class, or for each column of the targets."""
         ...
 
     @property
     def targets(self) -> np.ndarray:
-        """Those of all pictures."""
+        """The targets of all pictures."""
         ...
 
     @property
     def task(self) -> Task:
-        """What the targets are."""
+        """The task that the targets belong to."""
         ...
 
     def through(self, transform: Callable[[Image.Image], object] | None) -> ImageSet:
-        """The same pictures, seen through `transform`."""
+        """The same pictures with another transform."""
         ...
 
     def part(self, indices: Any, name: str, /) -> ImageSet:
-        """The pictures at these indices, called `name`."""
+        """The pictures at these indices, under the name `name`."""
         ...
 
     def lossy(self) -> str:
-        """Whether the pictures lost something when they were stored: "lossy", "lossless" or "mixed"."""
+        """Whether the stored pictures lost detail: "lossy", "lossless" or "mixed"."""
         ...
 
     def content_hash(self) -> str:
@@ -65,10 +65,10 @@ class ImageSet(Samples, Protocol):
         ...
 
     def describe(self) -> dict:
-        """What a training record keeps about its data."""
+        """The description of the data in a training record."""
         ...
 
 
 def for_torch(samples: Samples) -> Dataset:
-    """The same set: torch's loader takes any that has a length and items, but its annotation asks for a Dataset."""
+    """The same set. torch's loader accepts any object with a length and items, but is annotated with Dataset."""
     return cast("Dataset", samples)

@@ -1,4 +1,4 @@
-"""From the label files in shards to classes and targets."""
+"""Read classes and targets from the label files in shards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from paretune.data.text import read_json
 from paretune.errors import UsageError, plain, quoted, refuse
 
 Annotation = int | str | list | dict
-"""Of one image: the number or name of its class, the names or numbers of its labels, or {name: number}."""
+"""The answer of one image: number or name of its class, names or numbers of its labels, or {name: number}."""
 
 _TASK_OF: dict[type, Task] = {int: "multiclass", str: "multiclass", list: "multilabel", dict: "regression"}
 
 
 def known_classes(file: Path, notes: Sequence[Annotation]) -> tuple[Task, tuple[str, ...]]:
-    """The task and the classes that `file` says, {"task": ..., "classes": [...]}, or else the annotations.
+    """The task and the classes from `file`, {"task": ..., "classes": [...]}, or else from the annotations.
 
-    Raises UsageError where these are of several kinds, or none.
+    Raises UsageError if there are no annotations, or annotations of several kinds.
     """
     refuse([] if notes else ["there are no images"], plain(file.parent))
     kind = _only_kind(file.parent, "the label files", notes, set(_TASK_OF))
@@ -36,12 +36,14 @@ def _only_kind(folder: Path, what: str, values: Sequence, kinds: set[type]) -> t
     found = {type(value) for value in values}
     if len(found) > 1 or not found <= kinds:
         names = sorted(kind.__name__ for kind in found)
-        raise UsageError(f"{plain(folder)}: {what} must all hold one kind of answer, they hold {some(names)}")
+        raise UsageError(
+            f"{plain(folder)}: {what} must all contain the same kind of answer; they contain {some(names)}"
+        )
     return found.pop()
 
 
 def annotated(notes: Sequence[Any], task: Task, classes: tuple[str, ...]) -> np.ndarray:
-    """Targets, as a data set has them, of these annotations. Raises UsageError for names that are no class."""
+    """The targets of these annotations, in the form of a data set. Raises UsageError for an unknown class."""
     place = {name: i for i, name in enumerate(classes)}
     if task == "multiclass":
         return np.array([_index(note, place) for note in notes], dtype=np.int64)
@@ -56,40 +58,40 @@ def annotated(notes: Sequence[Any], task: Task, classes: tuple[str, ...]) -> np.
 
 
 def _index(note: object, place: dict[str, int]) -> int:
-    """The number of a class that is given by its name or by this number."""
+    """The number of a class, given by its name or its number."""
     if type(note) is int and 0 <= note < len(place):
         return note
     if isinstance(note, str) and note in place:
         return place[note]
-    raise _at_odds(place, note)
+    raise _contradiction(place, note)
 
 
 def _check_numbers(note: dict, place: dict[str, int]) -> None:
     if set(note) != set(place):
-        raise _at_odds(place, next(iter(set(note) ^ set(place))))
+        raise _contradiction(place, next(iter(set(note) ^ set(place))))
     bad = [f"{plain(name)} is {quoted(value)}" for name, value in note.items() if not is_target(value)]
-    refuse(bad[:10], "a label file has other values than numbers from -1e18 to 1e18")
+    refuse(bad[:10], "a label file must contain numbers from -1e18 to 1e18")
 
 
-def _at_odds(place: dict[str, int], note: object) -> UsageError:
-    return UsageError(f"a label file is at odds with the classes {some(list(place))}: {quoted(note)}")
+def _contradiction(place: dict[str, int], note: object) -> UsageError:
+    return UsageError(f"a label file contains {quoted(note)}, which does not fit the classes {some(list(place))}")
 
 
 def _said(file: Path, task: Task) -> tuple[Task, tuple[str, ...]]:
     content = read_json(file)
     said, names = (content.get("task"), content.get("classes")) if isinstance(content, dict) else (None, None)
     if said not in TASKS or not isinstance(names, list) or not all(type(name) in (int, str) for name in names):
-        raise UsageError(f'{plain(file)}: expected {{"task": ..., "classes": [...]}}, a task and a list of names')
+        raise UsageError(f'{plain(file)}: expected {{"task": ..., "classes": [...]}} with a task and a list of names')
     classes = tuple(name if isinstance(name, str) else quoted(name) for name in names)
     if said != task:
-        raise UsageError(f"{plain(file)}: task {said} with {some(classes)}, but the label files are {task}")
+        raise UsageError(f"{plain(file)} says the task {said} with {some(classes)}, but the label files are {task}")
     if len(set(classes)) < len(classes) or not classes:
-        raise UsageError(f"{plain(file)}: every class must be named once; there are {some(classes) or 'none'}")
+        raise UsageError(f"{plain(file)}: every class must occur once; the file has {some(classes) or 'none'}")
     return said, classes
 
 
 def _found(folder: Path, kind: type, notes: Sequence[Any]) -> tuple[str, ...]:
-    """The classes that the annotations name: numbers are all classes from 0 to the highest one, names are sorted."""
+    """The classes in the annotations: for numbers all from 0 to the highest one, for names the sorted names."""
     if kind is dict:
         return tuple(notes[0])
     labels = [label for note in notes for label in note] if kind is list else notes

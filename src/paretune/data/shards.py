@@ -1,16 +1,16 @@
 """Images in tar files, as the webdataset library writes them.
 
 train-000000.tar  train-000001.tar  val-000000.tar  classes.json            any number of images in each
-  000000.png  000000.cls  000001.png  000001.cls  ...                       in a tar: files of one image in a row
+  000000.png  000000.cls  000001.png  000001.cls  ...                       in a tar: all files of an image together
 
-`.cls` holds a number or a class's name; `.json` instead of it {"label": ...}, {"labels": [names]} or
-{"targets": {name: number}}. classes.json, {"task": ..., "classes": [...]}, is what `paretune data convert` writes;
-without it numbers are the classes 0 to the highest one, and names are sorted.
+`.cls` contains the number or the name of a class. `.json` contains {"label": ...}, {"labels": [names]} or
+{"targets": {name: number}} instead. `paretune data convert` also writes classes.json, {"task": ..., "classes": [...]}.
+Without this file, numbers mean the classes 0 to the highest number, and names are sorted.
 
-Why an index and not a stream: an uncompressed tar says where every file in it begins, so opening reads the headers
-once, and then any image is one seek away. Order, seeds, resuming and the even division among processes are then those
-of every other data set: shards of different sizes neither lose images nor leave a process waiting for a partner that
-has none left. The price is an index in memory, a few hundred bytes an image.
+Shards are indexed, not streamed. An uncompressed tar says where every file in it begins. paretune reads these headers
+once, and can then read any image directly. So order, seeds, resuming and the division among processes work as for all
+other data sets: shards of different sizes lose no images, and no process waits for another one that has no images left.
+The index needs a few hundred bytes of memory per image.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from paretune.data.splitting import Parts, split_name
 from paretune.data.text import parsed
 from paretune.errors import UsageError, plain, quoted
 
-BLOCK = 512  # bytes: a tar file is made of these, and ends with two empty ones
-LABEL_BYTES = 1 << 20  # a label file may have 1 MiB
-MOST_SHARDS = 100_000  # names that a pattern may stand for
+BLOCK = 512  # bytes: a tar file consists of blocks of this size, and ends with two empty blocks
+LABEL_BYTES = 1 << 20  # limit of a label file, 1 MiB
+MOST_SHARDS = 100_000  # limit of the names that a pattern stands for
 CLASSES = "classes.json"
 _KINDS = {"label": (int, str), "labels": (list,), "targets": (dict,)}
-"""What a label file in JSON may say, and how."""
+"""The keys of a label file in JSON, and the types of their values."""
 
 
 class Member(NamedTuple):
-    """A file in a tar: the tar's name, its own, and where it lies, in bytes."""
+    """A file in a tar: the name of the tar, the name of the file, its offset and its size in bytes."""
 
     shard: str
     name: str
@@ -52,7 +52,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Shards(Source[Member]):
-    """Pictures in the tar files of `folder`; a key is a Member."""
+    """Pictures in the tar files of `folder`. A key is a Member."""
 
     folder: Path
 
@@ -71,7 +71,7 @@ class Shards(Source[Member]):
         return [key.size, found.st_mtime_ns, found.st_ctime_ns, key.offset]
 
     def encoded(self, key: Member) -> bytes:
-        try:  # opened anew for each image: nothing is shared with the processes that load images
+        try:  # opened for each image, so nothing is shared with the processes that load images
             with (self.folder / key.shard).open("rb") as file:
                 file.seek(key.offset)
                 return file.read(key.size)
@@ -80,22 +80,22 @@ class Shards(Source[Member]):
 
 
 def is_shards(place: str) -> bool:
-    """Whether a pattern or path means tar files, or a folder that has them."""
+    """Whether a pattern or path stands for tar files, or for a folder that contains some."""
     if os.path.isdir(place):
         return any(not path.is_dir() for path in Path(place).glob("*.tar"))
     return place.endswith(".tar")
 
 
 def shard_parts(place: str, skip_unreadable: bool = False) -> Parts:
-    """The splits of the shards in a folder, or of those that a pattern names: train-*, val-*, test-*.
+    """The splits of the shards in a folder or of a pattern, by their names: train-*, val-*, test-*.
 
-    {"all": ...} where no shard is called so. Raises UsageError for shards that are not there, cut off or compressed,
-    for images without an answer and answers without an image.
+    {"all": ...} if no shard has such a name. Raises UsageError for shards that are missing, cut off or compressed, for
+    images without an answer and for answers without an image.
     """
     paths = _paths(place)
     folder = paths[0].parent
     if any(path.parent != folder for path in paths):
-        raise UsageError(f"{plain(place)}: shards must lie in one folder")
+        raise UsageError(f"{plain(place)}: all shards must be in the same folder")
     found = {path: _samples(path) for path in paths}
     task, classes = known_classes(folder / CLASSES, [note for samples in found.values() for _, note in samples])
     parts = {}
@@ -112,10 +112,10 @@ def _read(folder: Path, samples, task, classes, split: str, skip_unreadable: boo
 
 
 def _paths(place: str) -> list[Path]:
-    """The tar files that a folder holds or a pattern names, sorted."""
+    """The tar files in a folder or of a pattern, sorted."""
     if os.path.isdir(place):
         found = [path for path in Path(place).glob("*.tar") if not path.is_dir()]
-    elif os.path.isfile(place):  # whatever braces are in its name
+    elif os.path.isfile(place):  # also if its name contains braces
         found = [Path(place)]
     else:
         found = [Path(path) for pattern in expand(place) for path in (sorted(glob.glob(pattern)) or [pattern])]
@@ -126,13 +126,15 @@ def _paths(place: str) -> list[Path]:
 
 
 def expand(pattern: str) -> list[str]:
-    """`{000..009}` as the numbers from 000 to 009, and `{a,b}` as a and b.
+    """All names of a pattern: `{000..009}` stands for the numbers from 000 to 009, and `{a,b}` for a and b.
 
-    Raises UsageError for braces in braces, for numbers that fall, and for more than 100,000 names.
+    Raises UsageError for braces in braces, for descending numbers, and for more than 100,000 names.
     """
     start, *rest = re.split(r"(\{[^{}]*\})", pattern)
     if re.search(r"[{}]", start + "".join(rest[1::2])):
-        raise UsageError(f"the pattern of shards {quoted(pattern)} has braces in braces, or without a partner")
+        raise UsageError(
+            f"the pattern of shards {quoted(pattern)} has nested or unpaired braces: write {{000..009}} or {{a,b}}"
+        )
     found = [start]
     for braces, text in zip(rest[::2], rest[1::2], strict=True):
         words = _words(pattern, braces[1:-1])
@@ -143,7 +145,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def _words(pattern: str, inside: str) -> Sequence[str]:
-    """What a pair of braces stands for."""
+    """The texts that a pair of braces stands for."""
     between = re.fullmatch(r"([0-9]+)\.\.([0-9]+)", inside)
     if not between:
         return inside.split(",")
@@ -159,14 +161,14 @@ def _too_many(pattern: str) -> UsageError:
 
 
 def _splits(place: str, paths: list[Path]) -> dict[str, list[Path]]:
-    """Shards by the word before the first - or . of their names."""
+    """The shards of each split, by the word before the first - or . in their names."""
     named = {path: split_name(re.split(r"[-.]", path.name)[0]) for path in paths}
     if not any(named.values()):
         return {"all": paths}
     strange = [path.name for path, split in named.items() if split is None]
     if strange:
         raise UsageError(
-            f"{plain(place)}: {some(strange)} must begin with train-, val- or test-, as the other shards do"
+            f"{plain(place)}: {some(strange)} must begin with train-, val- or test-, like the other shards"
         )
     found = {split: [path for path in paths if named[path] == split] for split in ("train", "val", "test")}
     return {split: here for split, here in found.items() if here}
@@ -176,7 +178,7 @@ def _samples(path: Path) -> list[tuple[Member, Annotation]]:
     """Every image of a shard with its answer."""
     groups: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
-        with tarfile.open(path, "r:") as tar:  # "r:" takes no compressed ones: these have no places to seek to
+        with tarfile.open(path, "r:") as tar:  # "r:" refuses compressed files, in which no image can be read directly
             end, size = -1, path.stat().st_size
             for info in tar:
                 end = _checked(path, info, end, size)
@@ -186,27 +188,31 @@ def _samples(path: Path) -> list[tuple[Member, Annotation]]:
             return [_sample(path, tar, key, files) for key, files in groups.items()]
     except UsageError:
         raise
-    except Exception as problem:  # headers that say what cannot be end in TarError, ValueError, OverflowError, ...
-        raise UsageError(f"shard {plain(path)}: {plain(problem)}; it must be a whole, uncompressed tar file") from None
+    except Exception as problem:  # wrong headers cause TarError, ValueError, OverflowError, ...
+        raise UsageError(
+            f"shard {plain(path)}: {plain(problem)}; it must be a complete, uncompressed tar file"
+        ) from None
 
 
 def _checked(path: Path, info: tarfile.TarInfo, end: int, size: int) -> int:
-    """Where a file's content begins. Raises UsageError if it lies not behind the one before, at `end`, or not in the
-    tar of `size` bytes."""
+    """Where a file's content begins. Raises UsageError if that is not after `end`, the start of the file before, or if
+    the content is not inside the tar of `size` bytes."""
     if info.issparse():
-        raise UsageError(f"shard {plain(path)}: {plain(info.name)} is stored with holes: write the tar without them")
+        raise UsageError(
+            f"shard {plain(path)}: {plain(info.name)} is stored as a sparse file: write the tar without sparse files"
+        )
     if info.offset_data <= end or info.size < 0 or (info.isfile() and info.offset_data + info.size > size):
-        raise UsageError(f"shard {plain(path)}: {plain(info.name)} does not lie in the tar file, which is damaged")
+        raise UsageError(f"shard {plain(path)}: {plain(info.name)} is not inside the tar file, so the tar is damaged")
     return info.offset_data
 
 
 def _collect(path: Path, groups: dict[str, dict[str, tarfile.TarInfo]], info: tarfile.TarInfo) -> None:
-    """Add a file to its sample: the name up to the first point after the last slash, as webdataset has it."""
+    """Add a file to its sample. As in webdataset, a sample is the name up to the first dot after the last slash."""
     folder, slash, base = info.name.rpartition("/")
     key, _, ending = base.partition(".")
     files = groups.setdefault(folder + slash + key, {})
     if ending in files:
-        raise UsageError(f"shard {plain(path)} has two files {plain(info.name)}")
+        raise UsageError(f"shard {plain(path)} contains two files with the name {plain(info.name)}")
     files[ending] = info
 
 
@@ -219,13 +225,13 @@ def _sample(path: Path, tar: tarfile.TarFile, key: str, files: dict) -> tuple[Me
     if files[notes[0]].size > LABEL_BYTES:
         raise UsageError(f"shard {plain(path)}: the label of {plain(key)} has more than {LABEL_BYTES:,} bytes")
     note = tar.extractfile(files[notes[0]])
-    assert note is not None, "it is a file"
+    assert note is not None, "the member is a file"
     member = Member(path.name, images[0].name, images[0].offset_data, images[0].size)
     return member, _annotation(f"{path}/{key}.{notes[0]}", notes[0], note.read())
 
 
 def _annotation(name: str, ending: str, data: bytes) -> Annotation:
-    """The number, class name, list of labels or {name: number} that a label file holds."""
+    """The content of a label file: a number, a class name, a list of labels, or {name: number}."""
     try:
         text = data.decode().strip()
     except UnicodeDecodeError:
@@ -243,12 +249,12 @@ def _annotation(name: str, ending: str, data: bytes) -> Annotation:
         )
     if type(content[word]) not in _KINDS[word]:
         kind = type(content[word]).__name__
-        raise UsageError(f"{plain(name)}: {word} must all hold one kind of answer, they hold {kind}")
+        raise UsageError(f"{plain(name)}: {word} must all contain the same kind of answer; they contain {kind}")
     return content[word]
 
 
 def _check_end(path: Path, offset: int) -> None:
-    """A tar that was cut between two files reads like a whole one, but for its missing end."""
+    """Raise UsageError if the end mark is missing: only this shows that a tar was cut off between two files."""
     with path.open("rb") as file:
         file.seek(offset)
         end = file.read(BLOCK)

@@ -1,6 +1,6 @@
-"""Split data without splits into training and validation images, and choose a few images per class.
+"""Split data into training and validation images, and choose a few images per class.
 
-What is drawn depends on the seed, the class and the order of its images alone, so it is the same on every machine.
+The choice depends only on the seed, the class and the order of its images, so it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from paretune.data.dataset import Images, some
 from paretune.errors import UsageError, plain
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""The three splits, and the names that they go by in data sets."""
+"""The three splits, and the names that data sets use for them."""
 
 Parts = dict[str, Callable[[], Images]]
-"""What a reader finds at a place: split by split how to read it. "all" is data without splits."""
+"""The splits that a reader finds, and a function that reads each of them. Data without splits have the split "all"."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,18 @@ class Splits:
 
 
 def split_name(name: str) -> str | None:
-    """ "train", "val" or "test" for any of their names; None for other words."""
+    """ "train", "val" or "test" for any name of theirs, None for other words."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 def split_off(whole: Images, val_share: float, seed: int) -> tuple[Images, Images]:
-    """Train and val: `val_share` of each class, at least one image in each part.
+    """Training and validation images: `val_share` of each class for validation, at least one image in each part.
 
-    Images with several labels, or with numbers, are drawn from all together. Raises UsageError for a class of one.
+    Without classes (several labels, or numbers), the share is drawn from all images together. Raises UsageError for a
+    class with only one image.
     """
     if not 0 < val_share < 1:
-        raise UsageError(f"val_share={val_share}: the share of images to validate on must lie between 0 and 1")
+        raise UsageError(f"val_share={val_share}: the share of validation images must be between 0 and 1")
     val = {i for name, rows in _groups(whole).items() for i in _drawn(whole, name, rows, val_share, seed)}
     rule = {"val_share": val_share, "seed": seed}
     parts = {
@@ -53,16 +54,18 @@ def split_off(whole: Images, val_share: float, seed: int) -> tuple[Images, Image
 
 
 def few(images: Images, shots: int, seed: int) -> Images:
-    """`shots` images of each class. Of one seed, 2 shots are among the 4, and these among the 8.
+    """`shots` images of each class. With the same seed, a smaller number gives a part of the images of a larger one.
 
-    Raises UsageError for anything but one class an image, and for classes that have fewer images.
+    Raises UsageError unless every image has exactly one class, and for classes that have fewer images.
     """
     if images.task != "multiclass":
-        raise UsageError(f"shots={shots} images a class need one class an image; these are {images.task}")
+        raise UsageError(f"shots={shots} needs images with one class each; these are {images.task}")
     groups = _groups(images)
     small = [name for name in images.classes if len(groups[name]) < shots]
     if small or shots < 1:
-        raise UsageError(f"shots={shots}: must be at least 1, and no more than the images of {some(small or groups)}")
+        raise UsageError(
+            f"shots={shots}: must be at least 1, and at most the number of images of {some(small or groups)}"
+        )
     orders = {name: random.Random(f"{seed}/{name}/shots").sample(rows, len(rows)) for name, rows in groups.items()}
     rows = sorted(i for order in orders.values() for i in order[:shots])
     rule = {**(images.split_rule or {}), "shots": shots, "seed": seed}
@@ -70,7 +73,7 @@ def few(images: Images, shots: int, seed: int) -> Images:
 
 
 def _groups(images: Images) -> dict[str, list[int]]:
-    """The rows of each class, or all of them as one group where an image has not one class."""
+    """The rows of each class, or one group of all rows if images do not have exactly one class."""
     if images.task != "multiclass":
         return {"": list(range(len(images)))}
     order = np.argsort(images.targets, kind="stable")
@@ -83,6 +86,6 @@ def _drawn(whole: Images, name: str, rows: list[int], val_share: float, seed: in
         return []
     if len(rows) < 2:
         what = f"class '{plain(name)}' in {plain(whole.source.where)}" if name else plain(whole.source.where)
-        raise UsageError(f"{what} has one image only: it needs two to be split in train and val")
+        raise UsageError(f"{what} has only one image: a split into train and val needs two")
     count = min(max(1, round(val_share * len(rows))), len(rows) - 1)
     return random.Random(f"{seed}/{name}").sample(rows, count)

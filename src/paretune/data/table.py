@@ -1,13 +1,12 @@
 """Images and their answers in a CSV file with a header row.
 
-path,label                one class an image                                       multiclass
-path,labels               names with ; between them, none is allowed               multilabel
-path,sky,tree,...         0 or 1 in a column per label                             multilabel
+path,label                one class for each image                                 multiclass
+path,labels               names separated by ; (may be empty)                      multilabel
+path,sky,tree,...         a column of 0 and 1 for each label                       multilabel
 path,age,height,...       numbers                                                  regression
 
-Paths start at the CSV's folder. A column `split` with train, val or test is optional; a column without a name, such as
-the row numbers that pandas writes, is no answer. A table that can be read in more than one way is refused until the
-task is said.
+Paths start at the folder of the CSV. A column `split` with train, val or test is optional. A column without a name,
+such as the row numbers that pandas writes, is ignored. If a table has more than one meaning, the task must be given.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ Rows = list[dict[str, str]]
 
 
 def table_parts(path: Path, task: Task | None = None, skip_unreadable: bool = False) -> Parts:
-    """The splits of a CSV file; {"all": ...} where it has no column `split`.
+    """The splits of a CSV file, or {"all": ...} if it has no column `split`.
 
-    Raises UsageError for a file without rows or without the columns that the task needs, for answers that are empty or
-    of the wrong kind, for missing files (all are named), and when a split is read, for unreadable images.
+    Raises UsageError if the file has no rows or lacks a column that the task needs, if an answer is empty or of the
+    wrong kind, or if image files are missing (it names them). Reading a split raises UsageError for unreadable images.
     """
     rows = list(each_row(path))
     answers = [name for name in rows[0] if name not in ("path", "split", "")]
     task = task or _guessed(path, rows, answers)
     classes, targets = _READERS[task](path, rows, answers)
     keys = tuple(row["path"] for row in rows)
-    refuse([f"no file {some(gone)}"] if (gone := missing_files(path.parent, keys)) else [], plain(path))
+    refuse([f"there is no file {some(gone)}"] if (gone := missing_files(path.parent, keys)) else [], plain(path))
     whole = Images(Files(path.parent), keys, targets, classes, task)
     return {split: partial(_part, whole, here, split, skip_unreadable) for split, here in _splits(path, rows).items()}
 
@@ -53,8 +52,8 @@ def _part(whole: Images, rows: list[int], split: str, skip_unreadable: bool) -> 
 def each_row(path: Path) -> Iterator[dict[str, str]]:
     """The rows as {column: value}, stripped, read one by one.
 
-    Raises UsageError that names the line where something is wrong; at the end for rows of another length than the
-    header, all of them.
+    Raises UsageError, which names the line, for an error in the file; and at the end for all rows that have more or
+    fewer values than the header.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader, row, crooked = csv.DictReader(file, skipinitialspace=True, strict=True), None, []
@@ -71,19 +70,19 @@ def each_row(path: Path) -> Iterator[dict[str, str]]:
     if row is None:
         raise _needs(path, columns)
     if crooked:
-        raise UsageError(f"{plain(path)}, row {some(map(str, crooked))}: not as many values as the header has columns")
+        raise UsageError(f"{plain(path)}, row {some(map(str, crooked))}: not as many values as columns in the header")
 
 
 def _check_columns(path: Path, columns: list[str]) -> None:
     if "path" not in columns:
         raise _needs(path, columns)
     if len(set(columns)) < len(columns):
-        raise UsageError(f"{plain(path)} has two columns of one name: {some(columns)}")
+        raise UsageError(f"{plain(path)} has two columns with the same name: {some(columns)}")
 
 
 def _needs(path: Path, columns: list[str]) -> UsageError:
     has = some(columns) or "none"
-    return UsageError(f"{plain(path)} needs a header row with the column path, and rows; it has {has}")
+    return UsageError(f"{plain(path)} needs a header with the column path, and rows; its columns are {has}")
 
 
 def _splits(path: Path, rows: Rows) -> dict[str, list[int]]:
@@ -97,7 +96,7 @@ def _splits(path: Path, rows: Rows) -> dict[str, list[int]]:
 
 
 def _guessed(path: Path, rows: Rows, answers: list[str]) -> Task:
-    """The only task that the columns can mean. Raises UsageError where it is none or one of several."""
+    """The only task that fits the columns. Raises UsageError if no task or several tasks fit."""
     if answers == ["label"] and not all(_is_fraction(row["label"]) for row in rows):
         return "multiclass"
     if answers == ["labels"]:
@@ -109,15 +108,15 @@ def _guessed(path: Path, rows: Rows, answers: list[str]) -> Task:
         if values - {"0", "1"} and all(map(_is_number, values)):
             return "regression"
     raise UsageError(
-        f"{plain(path)} has the columns {some(['path', *answers])}, which do not say what is asked: give the task, "
-        "multiclass (column label), multilabel (column labels, or 0 and 1 in a column per label) "
+        f"{plain(path)} has the columns {some(['path', *answers])}, which do not determine the task: give the task, "
+        "multiclass (column label), multilabel (column labels, or a column of 0 and 1 for each label) "
         "or regression (numbers)"
     )
 
 
 def _multiclass(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
     if "label" not in answers:
-        raise UsageError(f"{plain(path)}: multiclass needs a column label; there are {some(answers)}")
+        raise UsageError(f"{plain(path)}: multiclass needs a column with the name label; there are {some(answers)}")
     _complete(path, rows, ["label"])
     classes = sorted_names({row["label"] for row in rows})
     check_classes(path, classes, len(rows), "multiclass")
@@ -132,7 +131,7 @@ def _multilabel(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, 
         return tuple(answers), np.array([[int(row[name]) for name in answers] for row in rows], dtype=np.int64)
     sets = [{name.strip() for name in row["labels"].split(";")} - {""} for row in rows]
     classes = sorted_names(set().union(*sets))
-    refuse([] if classes else ["no row names a label"], plain(path))
+    refuse([] if classes else ["no row has a label"], plain(path))
     check_classes(path, classes, len(rows), "multilabel")
     place, targets = {name: i for i, name in enumerate(classes)}, np.zeros((len(rows), len(classes)), dtype=np.int64)
     for row, own in zip(targets, sets, strict=True):
@@ -147,21 +146,21 @@ def _regression(path: Path, rows: Rows, answers: list[str]) -> tuple[tuple[str, 
 
 
 def sorted_names(names: set[str]) -> tuple[str, ...]:
-    """Class names in order: by value if all are whole numbers, so that 10 comes after 9, else by alphabet.
+    """Sorted class names: by value if all are whole numbers, so that 10 comes after 9, else by alphabet.
 
-    Raises UsageError for two ways to write one number, such as 1 and 01.
+    Raises UsageError if the same number is written in two ways, such as 1 and 01.
     """
     if not all(name.isdecimal() and len(name) <= 18 for name in names):
         return tuple(sorted(names))
     found = tuple(sorted(names, key=lambda name: (int(name), name)))
     same = [f"{a} and {b}" for a, b in pairwise(found) if int(a) == int(b)]
-    refuse([f"{some(same)} are the same number: write it in one way"] if same else [], "the labels")
+    refuse([f"{some(same)} are the same number: write it always in the same way"] if same else [], "the labels")
     return found
 
 
 def _complete(path: Path, rows: Rows, answers: list[str], good=bool, what: str = "a value") -> None:
-    """Raise UsageError unless there are columns and every value in them is `good`."""
-    refuse([] if answers else ["no column but path"], plain(path))
+    """Raise UsageError unless there is a column, and every value in the columns is `good`."""
+    refuse([] if answers else ["there is only the column path"], plain(path))
     bad = [(i + 2, name, row[name]) for i, row in enumerate(rows) for name in answers if not good(row[name])]
     said = [f"row {i}: {plain(name)} is {quoted(value)}" for i, name, value in bad[:10]]
     refuse(said, f"{plain(path)}: every row needs {what} in {some(answers)}")

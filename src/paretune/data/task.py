@@ -13,8 +13,8 @@ Task = Literal["multiclass", "multilabel", "regression"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 MOST_CLASSES = 100_000
-LARGEST = 1e18  # of a number to predict: its square still fits into float32
-_CELLS = 1 << 27  # labels times images: 1 GiB of targets
+LARGEST = 1e18  # limit of a number to predict: its square fits into float32
+_CELLS = 1 << 27  # limit of labels times images: 1 GiB of targets
 
 
 def known_task(name: str) -> Task:
@@ -25,7 +25,7 @@ def known_task(name: str) -> Task:
 
 
 def balance(task: Task, classes: Sequence[str], targets: np.ndarray) -> dict[str, dict]:
-    """How the targets are spread, for a record: images per class or label, or mean and deviation of each number.
+    """The distribution of the targets, for records: images per class or label, or mean and deviation of each number.
 
     targets: (n,) class indices, (n, C) of 0 and 1, or (n, C) numbers.
     """
@@ -37,33 +37,33 @@ def balance(task: Task, classes: Sequence[str], targets: np.ndarray) -> dict[str
 
 
 def class_count(place: object, numbers: Sequence[int]) -> int:
-    """How many classes there are where only their numbers are known: 0 to the highest one.
+    """The number of classes if only numbers are known: they are 0 to the highest number.
 
-    A number is believed up to a thousand, or ten times as many as there are images. Raises UsageError beyond that, and
-    for negative numbers.
+    Raises UsageError for negative numbers, and for numbers above the limit: a thousand, or ten times the number of
+    images if this is more.
     """
     low, high = min(numbers), max(numbers)
     most = min(MOST_CLASSES, max(1000, 10 * len(numbers)))
     if low < 0 or high >= most:
         strange = quoted(low if low < 0 else high)
         raise UsageError(
-            f"{plain(place)}: {strange} as the number of a class, of {len(numbers):,} labels: expected 0 to "
-            f"{most - 1:,}; name the classes if there are more"
+            f"{plain(place)}: {strange} is the number of a class, but with {len(numbers):,} labels a number from 0 to "
+            f"{most - 1:,} is expected; give names to the classes if there are more"
         )
     return high + 1
 
 
 def check_classes(place: object, classes: Sequence[str], images: int, task: Task) -> None:
-    """Raise UsageError for more classes than 100,000, and for more labels of more images than memory should hold."""
+    """Raise UsageError for more than 100,000 classes, and if the labels of all images need more than 1 GiB."""
     if len(classes) > MOST_CLASSES:
-        raise UsageError(f"{plain(place)} has {len(classes):,} classes: {MOST_CLASSES:,} are possible")
+        raise UsageError(f"{plain(place)} has {len(classes):,} classes, and at most {MOST_CLASSES:,} are possible")
     if task != "multiclass" and images * len(classes) > _CELLS:
         raise UsageError(
             f"{plain(place)} has {len(classes):,} answers for each of {images:,} images, more than {_CELLS:,} in all: "
-            "take fewer labels or images"
+            "use fewer labels or images"
         )
 
 
 def is_target(value: object) -> bool:
-    """Whether a value is a number that can be trained on: finite, and not so large that its square is not."""
+    """Whether a value is a number that can be predicted: finite, also if it is squared in float32."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

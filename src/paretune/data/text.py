@@ -1,4 +1,4 @@
-"""Lists and labels in text and JSON files that anyone may have written."""
+"""Read lists and labels from text and JSON files of unknown origin."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from paretune.errors import UsageError, plain, quoted
 
-LIST_BYTES = 1 << 28  # 256 MiB: more than the list of any data set
+LIST_BYTES = 1 << 28  # limit, 256 MiB: the list of any data set is shorter
 
 
 def read_text(file: Path) -> str:
-    """The content of a text file in UTF-8. Raises UsageError where it is none, not there, or too long."""
+    """The content of a text file. Raises UsageError if it is missing, too long, or not in UTF-8."""
     if not file.is_file():
         raise UsageError(f"there is no {plain(file)}")
     if file.stat().st_size > LIST_BYTES:
-        raise UsageError(f"{plain(file)} has more than {LIST_BYTES >> 20} MiB: no list of images is so long")
+        raise UsageError(f"{plain(file)} has more than {LIST_BYTES >> 20} MiB, so it is not a list of images")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
@@ -24,12 +24,12 @@ def read_text(file: Path) -> str:
 
 
 def read_json(file: Path) -> object:
-    """The value in a JSON file. Raises UsageError where it is none."""
+    """The value in a JSON file. Raises UsageError if it is not valid JSON."""
     return parsed(file, read_text(file))
 
 
 def read_entries(file: Path, expected: str, good: Callable[[object], bool]) -> dict:
-    """The object in a JSON file, not empty, whose values are all `good`. Raises UsageError for another one."""
+    """The object in a JSON file. Raises UsageError unless it is not empty and all of its values are `good`."""
     content = read_json(file)
     if not isinstance(content, dict) or not content or not all(map(good, content.values())):
         raise UsageError(f"{plain(file)}: expected {expected}, found {quoted(content)}")
@@ -37,10 +37,10 @@ def read_entries(file: Path, expected: str, good: Callable[[object], bool]) -> d
 
 
 def parsed(name: object, text: str) -> object:
-    """The value of a JSON text, which `name` says the place of. Raises UsageError where it is none."""
+    """The value of a JSON text; name: its place, for errors. Raises UsageError if it is not valid JSON."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise UsageError(f"{plain(name)} is no JSON that can be read: too deep") from None
-    except ValueError as problem:  # a number of thousands of digits is one too
-        raise UsageError(f"{plain(name)} is no JSON that can be read: {plain(problem)}") from None
+        raise UsageError(f"{plain(name)} is not valid JSON: nested too deep") from None
+    except ValueError as problem:  # also for a number with thousands of digits
+        raise UsageError(f"{plain(name)} is not valid JSON: {plain(problem)}") from None

@@ -1,6 +1,6 @@
-"""From an RGB picture to a normalised tensor (3, H, W), by the backbone's own preprocessing.
+"""Turn an RGB picture into a normalised tensor (3, H, W), with the preprocessing of the backbone.
 
-`preprocessing` is what timm's `resolve_model_data_config` gives: input_size (3, H, W), mean, std, interpolation,
+`preprocessing` is the result of timm's `resolve_model_data_config`: input_size (3, H, W), mean, std, interpolation,
 crop_pct, crop_mode.
 """
 
@@ -20,9 +20,9 @@ AUGMENTATIONS = ("none", "flip", "crop")
 def training(preprocessing: dict, augment: str = "none") -> Callable:
     """The training transform.
 
-    none: the whole picture resized to (H, W), its aspect ratio given up: VTAB-1K's protocol, on which both papers train
-    flip: the same, mirrored half of the time
-    crop: a random 8-100 % of the area at a random aspect ratio (Inception's crop), mirrored half of the time
+    none: the whole picture, resized to (H, W) without keeping its aspect ratio: VTAB-1K's protocol, as in both papers
+    flip: the same, mirrored with probability 1/2
+    crop: a random 8-100 % of the area with a random aspect ratio (Inception's crop), mirrored with probability 1/2
     """
     config = {k: v for k, v in preprocessing.items() if k in ("input_size", "mean", "std", "interpolation")}
     if augment == "crop":
@@ -34,21 +34,21 @@ def training(preprocessing: dict, augment: str = "none") -> Callable:
 
 
 def framing(preprocessing: dict, augment: str) -> dict:
-    """The preprocessing for pictures that a model meets after such a training.
+    """The preprocessing for evaluation after a training with `augment`.
 
-    Where it was trained on whole pictures (none, flip), it is evaluated on whole ones too, resized to (H, W) as VTAB-1K
-    does; after random crops the backbone's own resize and centre crop stand.
+    After training on whole pictures (none, flip), evaluation uses whole pictures too, resized to (H, W) as in VTAB-1K.
+    After random crops, it uses the backbone's own resize and centre crop.
     """
     return preprocessing if augment == "crop" else {**preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}
 
 
 def evaluation(preprocessing: dict) -> Callable:
-    """timm's evaluation transform: resize by `crop_pct`, crop by `crop_mode`, no randomness."""
+    """timm's evaluation transform: resize by `crop_pct`, crop by `crop_mode`, nothing random."""
     return _made(**preprocessing, is_training=False)
 
 
 def _made(**options: Any) -> Callable:
-    """timm's transform; it comes in pieces only if these are asked for."""
+    """timm's transform. timm returns a tuple only if it is asked for separate steps."""
     made = create_transform(**options)
     assert not isinstance(made, tuple)
     return made

@@ -1,4 +1,4 @@
-"""Verify a data set; every image is read once."""
+"""Verify a data set. Every image is read once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paretune.errors import UsageError
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split: its images, how they are spread over the classes (or numbers), and what `content_hash` is."""
+    """One split: the number of images, their distribution over the classes (or numbers), and the content hash."""
 
     name: str
     images: int
@@ -31,16 +31,16 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
         path: the place, as it was given.
         layout: folder, csv, shards, hf, vtab, or the name of a well-known set.
-        task, classes: as data sets have them; None and () where nothing could be read.
-        splits: one by one.
-        problems: what keeps the data from being sound, one sentence each.
-        remarks: facts that are worth knowing but are not problems.
-        formats: how many images of each format.
+        task, classes: those of the data; None and () if nothing could be read.
+        splits: a report on each split.
+        problems: errors in the data, one sentence each.
+        remarks: useful facts that are not errors, one sentence each.
+        formats: the number of images of each format.
         lossy: "lossy", "lossless" or "mixed"; None without images.
         jpeg_quality: (lowest, median, highest) of the JPEG files, estimated from their tables; None without any.
         sizes: (width, height) of the smallest and of the largest image, by area; None without images.
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no problems."""
         return not self.problems
 
     def to_dict(self) -> dict:
@@ -71,9 +71,9 @@ class Report:
 
 
 def verify(data: str | Path) -> Report:
-    """Read all of `data`, in any form, and say what is there and what is wrong.
+    """Read all of `data`, in any format, and report the content and all problems.
 
-    Raises UsageError where `data` is not there or of no known form.
+    Raises UsageError if `data` does not exist or has an unknown format.
     """
     layout, read = form_of(data, skip_unreadable=True)
     problems: list[str] = []
@@ -97,14 +97,14 @@ def verify(data: str | Path) -> Report:
 
 
 def _left_out(root: Path, seen: dict[str, Seen]) -> list[str]:
-    """A sentence on the files and folders that are not taken for pictures of a class, if there are any."""
+    """A sentence that lists the files and folders that do not count as pictures of a class, if there are any."""
     found = left_out_of(root, [one.images for one in seen.values()])
-    what = f"left out, because their names or places are not those of pictures, {len(found):,}"
+    what = f"files and folders that are not pictures of a class and are left out, {len(found):,}"
     return [f"{what}: {some(found)}"] if found else []
 
 
 def verify_vtab(root: str | Path) -> dict[str, Report | None]:
-    """A report on every task below `root`: of VTAB-1K's 19, None for those that are not there, if any of them is."""
+    """A report on every task in `root`. If one of VTAB-1K's 19 tasks is there, the missing ones of them get None."""
     there = vtab.task_folders(Path(root))
     wanted = list(vtab.VTAB) if set(there) & set(vtab.VTAB) else []
     own = [name for name in there if name not in wanted]

@@ -1,11 +1,11 @@
-"""VTAB-1K: 19 tasks with 1000 training images each, in the layout that the PEFT codes share.
+"""VTAB-1K: 19 tasks with 1000 training images each, in the layout that most codes of PEFT papers use.
 
 ROOT/cifar/train800.txt  val200.txt  train800val200.txt  test.txt         a line: images/train800/000000.jpg 49
 ROOT/cifar/images/train800/000000.jpg  ...  images/test/009999.jpg
 
-A list may also be JSON, [{"train800val200/000000.png": 49}, ...] with paths from the folder images on, as in SynQT's
-lossless copies. Lists of train800 and val200 that are not there are taken out of train800val200, whose first 800 and
-last 200 images they are. Classes are called by their numbers.
+A list may also be JSON, [{"train800val200/000000.png": 49}, ...] with paths that start at the folder images, as in
+SynQT's lossless copies. If the lists of train800 and val200 are missing, they are the first 800 and the last 200 images
+of train800val200. The names of the classes are their numbers.
 
 Zhai et al. 2019 (arXiv:1910.04867); the layout is NOAH's (Zhang et al. 2022, arXiv:2206.04673).
 """
@@ -31,7 +31,7 @@ SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
 
 @dataclass(frozen=True)
 class VtabTask:
-    """One of the 19: its group, how many classes and how many test images it has."""
+    """One of the 19 tasks: its group, the number of classes and the number of test images."""
 
     group: str
     classes: int
@@ -57,25 +57,25 @@ VTAB = {
     }.items()
     for name, classes, test in rows
 }  # fmt: skip
-"""The 19 tasks by their folders' names, in the order of the tables."""
+"""The 19 tasks by the names of their folders, in the order of the tables."""
 
 
 def is_vtab_task(folder: Path) -> bool:
-    """Whether a folder holds a task: any of its lists of training images."""
+    """Whether a folder contains a task: it has a list of training images."""
     return any(_list_file(folder, name) for name in ("train800", "train800val200"))
 
 
 def task_folders(root: Path) -> list[str]:
-    """The names of the folders in `root` that hold a task, sorted; none where there is no such folder."""
+    """The names of the folders in `root` that contain a task, sorted; [] if there is no such folder."""
     folders = sorted(root.iterdir()) if root.is_dir() else []
     return [folder.name for folder in folders if folder.is_dir() and is_vtab_task(folder)]
 
 
 def vtab_task(root: str | Path, name: str) -> dict[str, Images]:
-    """The parts train800, val200, train800val200 and test, as far as they are there, of the task `name` below `root`.
+    """The parts of the task `name` in `root` that exist: train800, val200, train800val200 and test.
 
-    A task of your own may have any name. Raises UsageError for a name that is none of the 19 and no folder, and for
-    lists that are missing or say what cannot be.
+    A task of your own may have any name. Raises UsageError for a name that is not one of the 19 and not a folder, and
+    for lists that are missing or contain wrong lines.
     """
     folder = Path(root) / name
     if name not in VTAB and not folder.is_dir():
@@ -84,17 +84,17 @@ def vtab_task(root: str | Path, name: str) -> dict[str, Images]:
 
 
 def vtab_parts(folder: Path) -> Parts:
-    """The splits of one task's folder: train is train800 and val is val200; train800val200 is there by its name."""
+    """The splits of one task's folder: train is train800, val is val200; train800val200 keeps its name."""
     lists = vtab_lists(folder)
     named = {"train": "train800", "val": "val200", "test": "test", "train800val200": "train800val200"}
     return {split: partial(_renamed, lists[name], split) for split, name in named.items() if name in lists}
 
 
 def vtab_lists(folder: Path) -> Parts:
-    """How to read each list of a task's folder that is there, or can be taken out of train800val200."""
+    """How to read each list of a task's folder that exists or is a part of train800val200."""
     files = {name: _list_file(folder, name) for name in LISTS}
     if not is_vtab_task(folder):
-        raise UsageError(f"{plain(folder)} holds no VTAB-1K task: there is no train800.txt and no train800val200.txt")
+        raise UsageError(f"{plain(folder)} is not a VTAB-1K task: there is no train800.txt and no train800val200.txt")
     parts = {name: partial(_read, folder, name, file) for name, file in files.items() if file}
     if files["train800val200"]:
         first = {"train800": slice(800), "val200": slice(800, None)}
@@ -119,25 +119,25 @@ def _list_file(folder: Path, name: str) -> Path | None:
 def _read(folder: Path, name: str, file: Path) -> Images:
     pairs = _pairs(file)
     if not pairs:
-        raise UsageError(f"{plain(file)} names no images")
+        raise UsageError(f"{plain(file)} lists no images")
     labels = [label for _, label in pairs]
     classes = VTAB[folder.name].classes if folder.name in VTAB else _classes(folder)
     if min(labels) < 0 or max(labels) >= classes:
         low, high = quoted(min(labels)), quoted(max(labels))
-        raise UsageError(f"{plain(file)}: labels from {low} to {high}, but there are {classes} classes")
+        raise UsageError(f"{plain(file)} has labels from {low} to {high}, but there are {classes} classes")
     labels = np.array(labels, dtype=np.int64)
     return Images(Files(folder), tuple(path for path, _ in pairs), labels, tuple(map(str, range(classes))), split=name)
 
 
 def _classes(folder: Path) -> int:
-    """How many classes a task that is not among the 19 has: one more than the highest label in any of its lists."""
+    """The number of classes of a task that is not one of the 19: one more than the highest label in its lists."""
     files = [file for name in LISTS if (file := _list_file(folder, name))]
     labels = [label for file in files for _, label in _pairs(file)]
     return class_count(folder, labels) if labels else 0
 
 
 def _pairs(file: Path) -> list[tuple[str, int]]:
-    """The paths and labels of a list. Raises UsageError where it is none."""
+    """The paths and labels of a list. Raises UsageError for a wrong line."""
     return _json_pairs(file) if file.suffix == ".json" else _text_pairs(file)
 
 
@@ -151,7 +151,7 @@ def _text_pairs(file: Path) -> list[tuple[str, int]]:
 
 
 def _json_pairs(file: Path) -> list[tuple[str, int]]:
-    """From [{path: label}, ...] or {path: label, ...}; the paths begin in the folder images."""
+    """From [{path: label}, ...] or {path: label, ...}. The paths start at the folder images."""
     content = read_json(file)
     groups = content if isinstance(content, list) else [content]
     for one in groups:
@@ -161,7 +161,7 @@ def _json_pairs(file: Path) -> list[tuple[str, int]]:
 
 
 def _is_label(value: object) -> bool:
-    """Whether a value is a whole number, or a text that says one, of no more digits than numbers of classes have."""
+    """Whether a value is a whole number, or a text of at most 18 digits."""
     if isinstance(value, str):
         return value.isdecimal() and len(value) <= 18
     return type(value) is int

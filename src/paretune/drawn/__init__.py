@@ -1,1 +1,1 @@
-"""Pictures that paretune draws: the offline suite and the demo's digits."""
+"""Pictures that paretune draws itself: the tasks of the offline suite, and the digits of the demo."""

@@ -1,7 +1,7 @@
-"""Counting: how many objects lie in the clutter?
+"""The task "counting": how many objects are in the picture, among clutter?
 
-One to eight small objects that never overlap, of one random shape per picture, in random place and turn. Their size
-varies from picture to picture, so that the amount of ink alone does not give the count away.
+A picture shows one to eight small objects. They never overlap, have the same random shape, and have random positions
+and directions. Their size varies from picture to picture, so the amount of ink alone does not tell the number.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from paretune.drawn.drawing import SIZE, background, colour_pairs, finish, ink_c
 from paretune.drawn.task import evenly, painted
 
 MOST = 8
-"""Pictures show 1 to MOST objects; the label is the count minus one."""
+"""A picture shows 1 to MOST objects; the label is the number of objects minus one."""
 
 CELLS = 4
 
 
 def counting(train: int = 1000, test: int = 797, seed: int = 0) -> Split:
-    """Training and test set from one generator, in the form of digits(): what the embedded backbone was probed on.
+    """Training and test set from one generator, in the form of `digits()`. The embedded backbone was tested on them.
 
-    uint8 images (N, 32, 32, 3) and int64 labels in [0, 8), first for training and then for test.
+    Returns uint8 images (N, 32, 32, 3) and int64 labels in [0, 8) for training, then the same for the test.
     """
     rng = torch.Generator().manual_seed(seed)
     labels = evenly(rng, train, MOST)
@@ -34,7 +34,7 @@ def counting(train: int = 1000, test: int = 797, seed: int = 0) -> Split:
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """label + 1 objects per picture."""
+    """Draw label + 1 objects per picture."""
     count = len(labels)
     ink = _objects(rng, labels + 1).unsqueeze(1)
     back, fore = colour_pairs(rng, count, 0.35, 0.9)
@@ -44,14 +44,14 @@ def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
 
 
 def _objects(rng: torch.Generator, number: Tensor) -> Tensor:
-    """Fill `number` (N,) objects per picture, each in its own cell of a 4 x 4 grid; returns (N, SIZE, SIZE) ink."""
+    """Draw `number` (N,) objects per picture, each in its own cell of a 4 x 4 grid. Returns (N, SIZE, SIZE) ink."""
     count, side = len(number), SIZE / CELLS
     cell = torch.rand(count, CELLS**2, generator=rng).argsort(dim=1)[:, :MOST]
     corner = torch.stack([cell % CELLS, torch.div(cell, CELLS, rounding_mode="floor")], dim=-1) * side
     radius = uniform(rng, 1.8, 3.6, count, 1).expand(count, MOST)
     room = (side / 2 - radius - 0.4).clamp_min(0).unsqueeze(-1)
     centre = corner + side / 2 + uniform(rng, -1, 1, count, MOST, 2) * room
-    # One shape per picture: a third-, fourth- or fifth-order wave on a circle, turned anew for each object.
+    # One shape per picture: a circle with a wave of order three, four or five. Each object has its own direction.
     order = torch.randint(3, 6, (count, 1), generator=rng).expand(count, MOST)
     turn = uniform(rng, 0, 2 * math.pi, count, MOST)
     wave = torch.stack([torch.cos(turn), torch.sin(turn)], dim=-1) * uniform(rng, 0, 0.25, count, 1, 1)
@@ -67,5 +67,5 @@ def _objects(rng: torch.Generator, number: Tensor) -> Tensor:
 
 
 COUNTING = painted(
-    "counting", "structured", "how many objects lie in the clutter", [str(n + 1) for n in range(MOST)], paint
+    "counting", "structured", "how many objects are in the picture", [str(n + 1) for n in range(MOST)], paint
 )

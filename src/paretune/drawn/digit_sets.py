@@ -1,4 +1,4 @@
-"""The demo's data sets: handwritten digits in drawn clutter, to train on, to choose by, and to test with."""
+"""The data sets of the demo: handwritten digits in drawn clutter, for training, validation and test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TRAIN, VALIDATE, TEST = 800, 200, 797
 
 
 def digit_sets(seed: int) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
-    """Training, validation and test set; the classes are in equal proportion in each."""
+    """Training, validation and test set. The classes have the same proportions in all three."""
     images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
     classes = tuple(str(digit) for digit in range(10))
     known = ImageArrays(images, labels, classes, name="digits")
@@ -24,18 +24,18 @@ def digit_sets(seed: int) -> tuple[ImageArrays, ImageArrays, ImageArrays]:
 
 
 def digit_parts(seed: int, task: str) -> dict[str, ImageArrays]:
-    """The sets of digits under the names that parts have in a suite, where they are one task."""
+    """The sets of digits by the names that the parts of a task have in a suite. `task` is not used: there is one."""
     return dict(zip(("train800", "val200", "test"), digit_sets(seed), strict=True))
 
 
 def write_digits(folder: str | Path, seed: int = 0) -> dict[str, int]:
-    """The images as PNGs in train/ and test/ of a new folder, one sub-folder per digit; returns their counts.
+    """Write the images as PNGs to a new folder, as train/DIGIT/ and test/DIGIT/. Returns the numbers of images.
 
-    Raises UsageError if the folder holds anything.
+    Raises UsageError if the folder is not empty.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is already there and not an empty folder: name a new one for the images")
+        raise UsageError(f"{folder} exists and is not an empty folder: give a new folder for the images")
     images, labels, test_images, test_labels = digits(TRAIN + VALIDATE, TEST, seed)
     with whole(folder) as new:
         for part, pictures, answers in (("train", images, labels), ("test", test_images, test_labels)):

@@ -1,6 +1,7 @@
-"""The demo's data: real handwritten digits set into drawn clutter at 32 x 32 pixels.
+"""The images of the demo: real handwritten digits in drawn clutter, at 32 x 32 pixels.
 
-The handwriting is scikit-learn's copy of the UCI optical digits, 1797 scans of 8 x 8 pixels. Pretraining never saw it.
+The handwriting is scikit-learn's copy of the UCI optical digits: 1797 scans of 8 x 8 pixels. The embedded backbone was
+not pretrained on them.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.uint8], NDArray[n
 
 
 def digits(train: int = 1000, test: int = 797, seed: int = 0) -> Split:
-    """Set handwritten digits at random place, size, tilt and colour into drawn clutter.
+    """Draw handwritten digits into clutter, with random position, size, tilt and colour.
 
-    Train and test use different scans, with the ten digits in equal proportion, and the same seed gives the same data.
-    `train` + `test` may be at most 1797.
+    Training and test use different scans, and the ten digits have the same proportions in both. The same seed gives the
+    same images. `train` + `test` may be at most 1797.
 
     Raises:
-        ImportError: scikit-learn is missing; the message names the extra that brings it.
-        ValueError: more images are asked for than there are scans.
+        ImportError: scikit-learn is missing; the message names the extra that installs it.
+        ValueError: there are fewer scans than the images asked for.
     """
     scans, labels = load_scans()
     train_rows, test_rows = split_rows(labels, train, test, seed)
@@ -48,13 +49,14 @@ def load_scans() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 def split_rows(
     labels: NDArray[np.int64], train: int, test: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose disjoint rows for training and test, each with the classes in proportion."""
+    """Choose different rows for training and for test, both with the proportions of the classes."""
     if min(train, test) < 10 or train + test > len(labels):
         raise ValueError(
-            f"train={train} and test={test} must each be at least 10 and together at most {len(labels)}, "
-            "the number of handwritten digits there are"
+            f"train={train} and test={test}: each must be at least 10, and together at most {len(labels)}, "
+            "the number of handwritten digits"
         )
-    # Rows of each class in random order, spread evenly over (0, 1): every stretch of the sorted whole is stratified.
+    # The rows of each class get a random order and evenly spaced places in (0, 1). After sorting by place, every part
+    # of the rows contains the classes in proportion.
     rng = np.random.default_rng(seed)
     place = np.empty(len(labels))
     for label in np.unique(labels):
@@ -65,7 +67,7 @@ def split_rows(
 
 
 def place_scans(rng: torch.Generator, scans: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Draw each (8, 8) scan into clutter of its own; returns (N, 32, 32, 3)."""
+    """Draw each (8, 8) scan into its own clutter. Returns (N, 32, 32, 3)."""
     count = len(scans)
     ink = _place_ink(rng, torch.from_numpy(scans)).unsqueeze(1)
     back, fore = colour_pairs(rng, count, 0.25, 0.8)
@@ -75,13 +77,13 @@ def place_scans(rng: torch.Generator, scans: NDArray[np.floating]) -> NDArray[np
 
 
 def _place_ink(rng: torch.Generator, scans: Tensor) -> Tensor:
-    """Enlarge (N, 8, 8) scans smoothly to 12 to 20 pixels, tilt and move them; returns (N, 32, 32) ink."""
+    """Enlarge (N, 8, 8) scans smoothly to 12 to 20 pixels, tilt and move them. Returns (N, 32, 32) ink."""
     count = len(scans)
     half = uniform(rng, 6, 10, count)
     tilt = uniform(rng, -math.radians(30), math.radians(30), count)
     shift = uniform(rng, -1, 1, count, 2) * (SIZE / 2 - half).unsqueeze(1)
     cos, sin = torch.cos(tilt), torch.sin(tilt)
-    # From the image's frame to the scan's, both [-1, 1]: undo the shift, the tilt and the scale.
+    # From coordinates of the image to those of the scan, both in [-1, 1]: undo the shift, the tilt and the scale.
     undo = torch.stack([cos, sin, -sin, cos], dim=1).view(count, 2, 2) * (SIZE / 2 / half).view(count, 1, 1)
     offset = undo @ (-shift / (SIZE / 2)).unsqueeze(-1)
     grid = torch.nn.functional.affine_grid(
@@ -94,7 +96,8 @@ def _place_ink(rng: torch.Generator, scans: Tensor) -> Tensor:
 def pixel_baseline(train: int = 1000, test: int = 797, seed: int = 0) -> dict[str, float]:
     """Test accuracy of logistic regression on pixels: `plain` on the bare scans, `drawn` on the demo's images.
 
-    Both use the same scans for training and for test, so the gap is what clutter, place, tilt and colour cost.
+    Both use the same scans for training and for test. The difference shows how much clutter, position, tilt and colour
+    reduce the accuracy.
     """
     scans, labels = load_scans()
     train_rows, test_rows = split_rows(labels, train, test, seed)
@@ -125,8 +128,8 @@ def linear_accuracy(
 
 
 def _sklearn(module: str) -> Any:
-    """Import one of scikit-learn's modules, or say how to get it."""
+    """Import a module of scikit-learn. Raises ImportError, which says how to install it."""
     try:
         return importlib.import_module(f"sklearn.{module}")
     except ImportError as error:
-        raise ImportError("the digits demo needs scikit-learn: pip install 'paretune[demo]'") from error
+        raise ImportError("the digits need scikit-learn: pip install 'paretune[demo]'") from error

@@ -1,7 +1,8 @@
-"""Distance: how far are the two rings apart, measured in their own size?
+"""The task "distance": how far apart are the two rings, measured in their radius?
 
-Two rings of one size among discs and squares of the same colour and size. Six bins of equal width, as CLEVR-distance
-has six; size, place and direction vary, so neither the rings' place alone nor their size gives the answer.
+A picture shows two rings of the same size, among discs of the same colour and size. The label is one of six bins of
+equal width; CLEVR-distance has six classes too. Size, position and direction vary, so neither the position nor the size
+of the rings alone tells the answer.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from paretune.drawn.task import painted
 
 BINS = 6
 NEAREST, FARTHEST = 2.4, 8.4
-"""Distance between the centres, in radii."""
+"""The smallest and the largest distance between the centres, in radii."""
 
 DISCS = 5
 MARGIN = 0.5
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """Two rings and up to five discs per picture."""
+    """Draw two rings and up to five discs per picture."""
     count = len(labels)
     radius = uniform(rng, 2.0, 2.8, count)
     share = (labels + uniform(rng, 0.1, 0.9, count)) / BINS
@@ -39,7 +40,7 @@ def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
 
 
 def _pair(rng: torch.Generator, radius: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
-    """Two centres (n, 2) at the given distance in a random direction, both within the picture."""
+    """Two centres (n, 2) at the given distance, in a random direction, both inside the picture."""
     turn = uniform(rng, 0, 2 * math.pi, len(radius))
     step = apart.unsqueeze(1) * torch.stack([torch.cos(turn), torch.sin(turn)], dim=1)
     room = SIZE - 2 * (radius + MARGIN).unsqueeze(1) - step.abs()
@@ -48,7 +49,7 @@ def _pair(rng: torch.Generator, radius: Tensor, apart: Tensor) -> tuple[Tensor, 
 
 
 def _others(rng: torch.Generator, rings: Tensor, radius: Tensor) -> Tensor:
-    """Centres (n, DISCS, 2) of discs that touch neither a ring nor each other; those without room lie outside."""
+    """Centres (n, DISCS, 2) of discs that touch no ring and no other disc. A disc without room is put outside."""
     reach, placed = radius.view(-1, 1), rings
     for _ in range(DISCS):
         tries = reach.unsqueeze(1) + torch.rand(len(radius), 12, 2, generator=rng) * (SIZE - 2 * reach).unsqueeze(1)
@@ -61,7 +62,7 @@ def _others(rng: torch.Generator, rings: Tensor, radius: Tensor) -> Tensor:
 
 
 def _discs(centres: Tensor, radius: Tensor) -> Tensor:
-    """How far every pixel lies within each disc (n, K, 2): (n, K, S, S)."""
+    """How deep every pixel is inside each disc (n, K, 2), in pixels: (n, K, S, S)."""
     x, y = pixels()
     cx, cy = (c[..., None, None] for c in centres.unbind(-1))
     return radius.view(-1, 1, 1, 1) - torch.hypot(x - cx, y - cy)

@@ -1,8 +1,8 @@
-"""Drawing primitives: seeded, vectorised rendering of small RGB images with PyTorch.
+"""Draw strokes, contours, textures and backgrounds of small RGB images with PyTorch, in batches and from a seed.
 
-Strokes are chains of Gaussian pen dabs. A dab is separable in x and y, so a whole batch of strokes is one batched
-matrix product, which draws thousands of images per second on one core. Coordinates are pixels, x to the right and
-y down; ink is a tensor in [0, 1] of shape (batch, size, size).
+A stroke is a chain of Gaussian dabs of a pen. A dab is separable in x and y, so a whole batch of strokes is one batched
+matrix product. This draws thousands of images per second on one core. Coordinates are pixels, x to the right and y
+down. Ink is a tensor of shape (batch, size, size) with values in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIZE = 32
 
 
 def uniform(rng: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
-    """Draw float32 values evenly from [low, high)."""
+    """Uniform random values from [low, high)."""
     return low + (high - low) * torch.rand(*shape, generator=rng)
 
 
@@ -28,16 +28,16 @@ def ink_strokes(points: Tensor, width: Tensor, sharpness: Tensor, pen_down: Tens
         points: (batch, strokes, dabs, 2) pen positions along each stroke, in pixels.
         width: (batch,) stroke width in pixels.
         sharpness: (batch,) edge slope; about 4 is soft, 16 is crisp.
-        pen_down: (batch, strokes) 1 for strokes to draw, 0 for strokes to leave out.
+        pen_down: (batch, strokes) 1 for strokes to draw, 0 for strokes that are not drawn.
 
     Returns:
         (batch, SIZE, SIZE) ink in [0, 1].
     """
     batch = points.shape[0]
     step = (points[:, :, 1:] - points[:, :, :-1]).norm(dim=-1)
-    # The pen is at least half as wide as the dabs are apart: thinner ones would draw dotted lines.
+    # The pen is at least half as wide as the distance of two dabs: a thinner pen would draw dotted lines.
     sigma = torch.maximum(width / 2.355, 0.48 * step.amax(dim=(1, 2))).clamp_min(0.35).view(batch, 1, 1)
-    # Each dab stands for the length of path around it, so the sum along a line peaks at 1 whatever the spacing.
+    # The weight of a dab is the length of the path around it, so the sum along a line peaks at 1 for any spacing.
     length = torch.nn.functional.pad(step, (0, 1)) / 2 + torch.nn.functional.pad(step, (1, 0)) / 2
     weight = length / (sigma * math.sqrt(2 * math.pi))
     if pen_down is not None:
@@ -83,7 +83,7 @@ def texture(rng: torch.Generator, kind: Tensor, period: Tensor, angle: Tensor) -
     Args:
         rng: source of the phases and of the noise.
         kind: (batch,) index into TEXTURES.
-        period: (batch,) repeat length in pixels.
+        period: (batch,) length of one repetition in pixels.
         angle: (batch,) direction in radians.
 
     Returns:
@@ -109,7 +109,7 @@ def smooth_noise(rng: torch.Generator, batch: int, cells: int) -> Tensor:
 
 
 def colour_pairs(rng: torch.Generator, batch: int, least: float, most: float) -> tuple[Tensor, Tensor]:
-    """Draw background and ink colours whose brightness differs by `least` to `most`, ink lighter or darker at random.
+    """Draw background and ink colours whose brightness differs by `least` to `most`. The ink is lighter or darker.
 
     Returns two (batch, 3) tensors with values in [0, 1].
     """
@@ -126,7 +126,7 @@ def colour_pairs(rng: torch.Generator, batch: int, least: float, most: float) ->
 
 
 def clutter_strokes(rng: torch.Generator, batch: int, strokes: int, most: float) -> Tensor:
-    """Draw up to `strokes` short stray strokes per image, each shown with a chance that varies up to `most`."""
+    """Draw up to `strokes` short strokes per image. Each is shown with a probability that varies up to `most`."""
     start = uniform(rng, 0, SIZE, batch, strokes, 1, 2)
     move = torch.randn(batch, strokes, 2, 2, generator=rng) * 5
     t = torch.linspace(0, 1, 10).view(1, 1, 10, 1)
@@ -136,13 +136,13 @@ def clutter_strokes(rng: torch.Generator, batch: int, strokes: int, most: float)
 
 
 def background(rng: torch.Generator, colour: Tensor, ink: Tensor, clutter: float) -> Tensor:
-    """Paint backgrounds: colour gradient, soft blobs, texture and stray strokes.
+    """Paint backgrounds: a colour gradient, soft blobs, a texture and single strokes.
 
     Args:
         rng: source of randomness.
         colour: (batch, 3) background colour.
-        ink: (batch, 3) ink colour that will go on top; clutter is kept weaker than it.
-        clutter: 0 for plain colour to 1 for the full mess.
+        ink: (batch, 3) colour of the ink that comes on top; the clutter has less contrast than the ink.
+        clutter: from 0 (plain colour) to 1 (full clutter).
 
     Returns:
         (batch, 3, SIZE, SIZE) float images, not yet clipped.
@@ -164,7 +164,7 @@ def background(rng: torch.Generator, colour: Tensor, ink: Tensor, clutter: float
 
 
 def finish(rng: torch.Generator, image: Tensor, noise: float) -> Tensor:
-    """Add sensor noise of up to `noise` spread and quantise (batch, 3, S, S) floats to (batch, S, S, 3) uint8."""
+    """Add noise of a deviation up to `noise` and quantise (batch, 3, S, S) floats to (batch, S, S, 3) uint8."""
     spread = uniform(rng, 0, noise, len(image), 1, 1, 1)
     noisy = image + torch.randn(image.shape, generator=rng) * spread
     return (noisy.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

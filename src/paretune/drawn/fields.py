@@ -1,7 +1,7 @@
-"""Fields: what use is the land put to, seen from above?
+"""The task "fields": how is the land used, seen from above?
 
-EuroSAT's ten classes. Season, light, haze, direction, parcels and scale vary within every class; greens and browns are
-shared between the classes, so it is the fine pattern and the lay of the land that tell them apart.
+The classes are the ten of EuroSAT. Season, light, haze, direction, parcels and scale vary within every class. All
+classes use the same greens and browns, so only the fine pattern and the layout of the land distinguish them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ GREENS = [[0.22, 0.34, 0.16], [0.36, 0.46, 0.22], [0.48, 0.52, 0.28], [0.58, 0.5
 
 
 class Land:
-    """The plane that n pictures look down on, and its random source.
+    """The land of n pictures, with its coordinates and its random generator.
 
-    Coordinates in pixels (n, SIDE, SIDE): `along` and `across` from the picture's middle, `u` and `v` the same from a
-    random place.
+    Coordinates are in pixels, (n, SIDE, SIDE). `along` and `across` start in the middle of the picture; `u` and `v` are
+    the same but start at a random position.
     """
 
     def __init__(self, rng: torch.Generator, count: int) -> None:
@@ -40,7 +40,7 @@ class Land:
         return uniform(self.rng, low, high, self.count, 1, 1)
 
     def noise(self, size: float) -> Tensor:
-        """Smooth noise in [-1, 1], `size` pixels from one random value to the next."""
+        """Smooth noise in [-1, 1] with a random value every `size` pixels."""
         return lattice_noise(self.rng, self.u / size, self.v / size)
 
     def greenery(self) -> Tensor:
@@ -52,7 +52,7 @@ class Land:
         return colour[:, :, None, None].expand(-1, 3, SIDE, SIDE)
 
     def parcels(self) -> tuple[Tensor, Tensor]:
-        """Fields side by side: their colours (n, 3, H, W) and a random number in [0, 1) per field (n, H, W)."""
+        """Adjacent fields: their colours (n, 3, H, W), and a random number in [0, 1) for each field (n, H, W)."""
         wide, tall = self.value(9, 20), self.value(9, 20)
         column = torch.floor(self.u / wide)
         row = torch.floor((self.v + 7 * cell_values(self.rng, column, column * 0)) / tall)
@@ -62,14 +62,14 @@ class Land:
 
 
 def annual_crop(land: Land) -> Tensor:
-    """Parcels ploughed in fine rows, each along one of two directions."""
+    """Parcels with fine plough lines, each parcel in one of two directions."""
     image, chance = land.parcels()
     w = torch.where(chance < 0.5, land.u, land.v)
     return image * (1 + 0.16 * torch.sin(2 * math.pi * w / land.value(2.2, 3.4))).unsqueeze(1)
 
 
 def permanent_crop(land: Land) -> Tensor:
-    """Parcels planted with trees in a square."""
+    """Parcels with trees on a square grid."""
     image, _ = land.parcels()
     period = land.value(3.0, 4.2)
     trees = torch.sin(math.pi * land.u / period) ** 2 * torch.sin(math.pi * land.v / period) ** 2
@@ -77,27 +77,27 @@ def permanent_crop(land: Land) -> Tensor:
 
 
 def pasture(land: Land) -> Tensor:
-    """Even grass in large parcels with hedges between some."""
+    """Even grass in large parcels, sometimes with hedges between them."""
     image = land.plain(land.greenery()) * (1 + 0.07 * land.noise(9)).unsqueeze(1)
     hedge = ((land.u % land.value(17, 30)) < 1.3) | ((land.v % land.value(17, 30)) < 1.3)
     return image * (1 - 0.35 * hedge * (land.value(0, 1) < 0.6)).unsqueeze(1)
 
 
 def herbaceous(land: Land) -> Tensor:
-    """Scrub: patches of unlike growth and single bushes."""
+    """Scrub: patches of different plants, and single bushes."""
     image = land.plain(land.greenery()) * (1 + 0.22 * land.noise(6) + 0.14 * land.noise(2.5)).unsqueeze(1)
     return image * (1 - 0.35 * (land.noise(1.6) > 0.5)).unsqueeze(1)
 
 
 def forest(land: Land) -> Tensor:
-    """Crowns close together, lit from one side."""
+    """Crowns of trees, close together."""
     crowns = land.noise(2.2) + 0.6 * land.noise(1.3)
     colour = land.greenery() * torch.tensor([0.75, 0.85, 0.75])
     return land.plain(colour) * (1 + 0.3 * crowns).unsqueeze(1)
 
 
 def highway(land: Land) -> Tensor:
-    """A grey band with lighter edges through parcels or scrub."""
+    """A grey road with lighter edges through parcels or scrub."""
     off = (land.across - land.value(-7, 7) - land.along**2 * land.value(-0.012, 0.012)).abs()
     half = land.value(1.1, 1.9)
     image = over(_country(land), torch.full((land.count, 3), 0.62), (off < half + 0.6).double())
@@ -105,7 +105,7 @@ def highway(land: Land) -> Tensor:
 
 
 def river(land: Land) -> Tensor:
-    """A winding band of water, of the width of the highway and more."""
+    """A winding river, as wide as the highway or wider."""
     bend = land.value(1, 4) * torch.sin(land.along / land.value(4, 7) + land.value(0, 6))
     off = (land.across - land.value(-7, 7) - bend).abs()
     half = land.value(1.2, 3.6) * (1 + 0.25 * land.noise(6))
@@ -136,7 +136,7 @@ def industrial(land: Land) -> Tensor:
 
 
 def lake(land: Land) -> Tensor:
-    """Water with a little swell, at times with a shore."""
+    """Water with small waves, sometimes with a shore."""
     water = land.plain(_water(land))
     swell = 0.05 * torch.sin(land.v * land.value(0.8, 2)) + 0.05 * land.noise(5)
     shore = (land.across + 2 * land.noise(7) > land.value(6, 26)).unsqueeze(1)
@@ -144,13 +144,13 @@ def lake(land: Land) -> Tensor:
 
 
 def _country(land: Land) -> Tensor:
-    """What lies beside a road or a river: parcels here, scrub or wood there."""
+    """The land beside a road or a river: parcels in some pictures, scrub in others."""
     rough = (land.value(0, 1) < 0.5).unsqueeze(1)
     return torch.where(rough, _growth(land), land.parcels()[0])
 
 
 def _growth(land: Land) -> Tensor:
-    """Uneven green."""
+    """Uneven plants of one colour."""
     return land.plain(land.greenery()) * (1 + 0.15 * land.noise(4) + 0.12 * land.noise(1.8)).unsqueeze(1)
 
 
@@ -166,7 +166,7 @@ def _water(land: Land) -> Tensor:
 
 
 def _between(colours: Tensor, place: Tensor) -> Tensor:
-    """Colours (n, 3) at fractional places (n,) in a list (m, 3)."""
+    """Colours (n, 3) at fractional positions (n,) in a list (m, 3): mixtures of two neighbours."""
     low = torch.floor(place).long().clamp(0, len(colours) - 2)
     share = (place - low).unsqueeze(1)
     return colours[low] * (1 - share) + colours[low + 1] * share
@@ -180,7 +180,7 @@ USES = {
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """One patch of land per picture."""
+    """Draw one piece of land per picture."""
     count = len(labels)
     image = torch.empty(count, 3, SIZE, SIZE)
     for label, use in enumerate(USES.values()):
@@ -192,4 +192,4 @@ def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
     return finish(rng, image * season * (1 - haze) + 0.75 * haze, noise=0.06)
 
 
-FIELDS = painted("fields", "specialized", "what use the land is put to, seen from above", tuple(USES), paint)
+FIELDS = painted("fields", "specialized", "how the land is used, seen from above", tuple(USES), paint)

@@ -1,7 +1,7 @@
-"""Digits: which handwritten digit lies in the clutter?
+"""The task "digits": which handwritten digit is in the picture, among clutter?
 
-The only task of real data: 1797 scans that scikit-learn brings along (UCI optical digits), set into drawn clutter as
-in the demo, and shared out among the parts, no scan in two of them.
+This is the only task with real data: the 1797 scans of scikit-learn (UCI optical digits), drawn into clutter as in the
+demo. No scan is in two parts of the task.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paretune.errors import UsageError
 
 
 def draw(counts: Sequence[int], seed: int) -> list[Drawn]:
-    """Sets of digits, together at most 1797 images. Raises UsageError if scikit-learn is missing."""
+    """Sets of digits, at most 1797 images in total. Raises UsageError if scikit-learn is missing."""
     try:
         scans, labels = load_scans()
     except ImportError as missing:
@@ -31,5 +31,5 @@ def draw(counts: Sequence[int], seed: int) -> list[Drawn]:
 
 
 DIGITS = DrawnTask(
-    "digits", "natural", "which handwritten digit lies in the clutter", tuple("0123456789"), draw, test=797
+    "digits", "natural", "which handwritten digit is in the picture", tuple("0123456789"), draw, test=797
 )

@@ -1,7 +1,7 @@
-"""Location: where does the sprite lie from left to right?
+"""The task "location": what is the x position of the sprite?
 
-VTAB's dsprites_loc: label = floor(x / 2) of the 32 x positions; shape, scale, orientation and y vary. A bin is about
-one pixel wide, a quarter of a patch.
+As in VTAB's dsprites_loc, the label is floor(x / 2) of the 32 x positions. Shape, scale, orientation and y vary. A bin
+is about one pixel wide, a quarter of a patch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ BINS = 16
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """One sprite per picture, its x position in the bin of the label."""
+    """Draw one sprite per picture, with its x position in the bin of the label."""
     return sprites(rng, member(rng, labels, POSITIONS, BINS), any_of(rng, ORIENTATIONS, len(labels)))
 
 
-LOCATION = painted(
-    "location", "structured", "where the sprite lies from left to right", [f"x {b}" for b in range(BINS)], paint
-)
+LOCATION = painted("location", "structured", "the x position of the sprite", [f"x {b}" for b in range(BINS)], paint)

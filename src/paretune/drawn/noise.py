@@ -1,4 +1,4 @@
-"""Random fields at any coordinate: the values of a random table that repeats, plain or smoothly joined."""
+"""Random values at any coordinate, from a random table that repeats: one value per cell, or smoothly interpolated."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from paretune.drawn.drawing import uniform
 
 TABLE = 16
-"""A table repeats after this many cells."""
+"""The table repeats after this many cells."""
 
 
 def cell_values(rng: torch.Generator, column: Tensor, row: Tensor, table: Tensor | None = None) -> Tensor:
-    """A random value in [0, 1) for every whole-numbered cell (n, H, W), or the one that `table` (n, 16, 16) holds."""
+    """A random value in [0, 1), or that of `table` (n, 16, 16), for each cell (n, H, W), given by whole numbers."""
     count = len(column)
     if table is None:
         table = uniform(rng, 0, 1, count, TABLE, TABLE)

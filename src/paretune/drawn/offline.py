@@ -1,6 +1,6 @@
-"""The offline suite: tasks of 1,000 training images each that are drawn on the spot, in VTAB's three groups.
+"""The offline suite: tasks in VTAB's three groups, with 1,000 training images each, which paretune draws itself.
 
-A task is one file and one line here. Nothing is downloaded; the digits come with scikit-learn.
+A task is one file and one line here. Nothing is downloaded; the digits are part of scikit-learn.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OFFLINE: dict[str, DrawnTask] = {
 
 
 def offline_parts(name: str, seed: int = 0, *, verify: bool = True) -> dict[str, ImageArrays]:
-    """train800, val200, both together as train800val200, and test of a task, as VTAB-1K names them.
+    """The parts of a task, with VTAB-1K's names: train800, val200, both together as train800val200, and test.
 
-    They come from the cache or are drawn within seconds. The pictures of seed 0, on which results are compared, are
-    checked by their hashes unless `verify` is False; those of other seeds are told by the fingerprint in every record.
+    They are read from the cache or drawn within seconds. Results are compared on seed 0, so the hashes of its pictures
+    are checked unless `verify` is False. For other seeds, the fingerprint in every record identifies the pictures.
 
-    Raises UsageError for a name that is no task, for pictures that are not those of this version, and for digits
-    without scikit-learn.
+    Raises UsageError for an unknown task, for pictures that differ from those of this version, and for the digits if
+    scikit-learn is missing.
     """
     if name not in OFFLINE:
         raise unknown("offline task", name, list(OFFLINE))

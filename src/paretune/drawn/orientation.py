@@ -1,10 +1,11 @@
-"""Orientation: how far is the sprite turned?
+"""The task "orientation": by what angle is the sprite turned?
 
-VTAB's dsprites_ori: label = floor(orientation / 2.5) of the 40 orientations; shape, scale and position vary.
+As in VTAB's dsprites_ori, the label is floor(orientation / 2.5) of the 40 orientations. Shape, scale and position vary.
 
-VTAB makes nothing of symmetry, and so is it here: a square looks the same (to about 2 degrees) after every quarter turn
-and an ellipse (to about 5 degrees) after half a turn, with other labels. Only a heart can be told for certain; whoever
-sees the sprite perfectly but not those few degrees is right in about (1 + 1/2 + 1/4) / 3 = 58 % of the pictures.
+Symmetry is ignored, as in VTAB. A square looks the same (to about 2 degrees) after every quarter turn, and an ellipse
+(to about 5 degrees) after half a turn, but the labels differ. Only the orientation of a heart is certain. A model that
+sees the sprite perfectly, but not differences of a few degrees, is right in about (1 + 1/2 + 1/4) / 3 = 58 % of the
+pictures.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ BINS = 16
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """One sprite per picture, its orientation in the bin of the label."""
+    """Draw one sprite per picture, with its orientation in the bin of the label."""
     return sprites(rng, any_of(rng, POSITIONS, len(labels)), member(rng, labels, ORIENTATIONS, BINS))
 
 
 ORIENTATION = painted(
-    "orientation", "structured", "how far the sprite is turned", [f"turn {b}" for b in range(BINS)], paint
+    "orientation", "structured", "the angle by which the sprite is turned", [f"turn {b}" for b in range(BINS)], paint
 )

@@ -1,4 +1,4 @@
-"""Filled and outlined polygons of any form, anti-aliased by their distance, and coordinates for finer grids."""
+"""Filled and outlined polygons of any form, with smooth edges, and coordinates for grids finer than pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pixels(fine: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def averaged(image: Tensor, fine: int) -> Tensor:
-    """Whole pixels of an image (..., SIZE * fine, SIZE * fine) drawn on sub-pixels."""
+    """Average the sub-pixels of an image (..., SIZE * fine, SIZE * fine) to whole pixels."""
     return torch.nn.functional.avg_pool2d(image, fine)
 
 
@@ -28,9 +28,9 @@ def turned(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def placed(shape: Tensor, radius: Tensor, angle: Tensor, centre: Tensor) -> Tensor:
-    """Corners of one shape (V, 2) in units of its radius, scaled, turned and moved for every picture: (n, V, 2) pixels.
+    """Scale, turn and move the corners of one shape (V, 2), given in units of its radius, for every picture.
 
-    radius (n,) or (n, 2) along the shape's own x and y, angle (n,), centre (n, 2).
+    radius (n,), or (n, 2) along the shape's own x and y; angle (n,); centre (n, 2). Returns (n, V, 2) in pixels.
     """
     x, y = (shape * radius.view(len(angle), 1, -1)).unbind(-1)
     cos, sin = torch.cos(angle).view(-1, 1), torch.sin(angle).view(-1, 1)
@@ -38,7 +38,7 @@ def placed(shape: Tensor, radius: Tensor, angle: Tensor, centre: Tensor) -> Tens
 
 
 def inside(corners: Tensor) -> Tensor:
-    """How far every pixel's centre lies within a closed polygon (n, V, 2), in pixels; negative outside: (n, S, S)."""
+    """Distance of every pixel's centre to the edge of a closed polygon (n, V, 2), negative outside: (n, S, S)."""
     x, y = pixels()
     nearest = torch.full((len(corners), SIZE, SIZE), math.inf)
     within = torch.zeros(len(corners), SIZE, SIZE, dtype=torch.bool)
@@ -53,22 +53,22 @@ def inside(corners: Tensor) -> Tensor:
 
 
 def filled(distance: Tensor) -> Tensor:
-    """Ink in [0, 1] of what lies at a positive distance (in pixels) inside an edge."""
+    """Ink in [0, 1] of a filled shape; distance: how deep a pixel is inside the edge, in pixels."""
     return (distance + 0.5).clamp(0, 1)
 
 
 def lined(distance: Tensor, width: Tensor) -> Tensor:
-    """Ink in [0, 1] of a line of `width` pixels (n,) along the edge, on its inner side."""
+    """Ink in [0, 1] of a line along the inner side of the edge, `width` (n,) pixels wide."""
     width = width.view(-1, 1, 1)
     return filled(width / 2 - (distance - width / 2).abs())
 
 
 def mixed(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    """Colours low and high (n, 3) mixed by `share` (n, S, S) of the high one: (n, 3, S, S)."""
+    """Mix two colours (n, 3); `share` (n, S, S) is the share of `high`. Returns (n, 3, S, S)."""
     low, high = low[:, :, None, None], high[:, :, None, None]
     return low + share.unsqueeze(1) * (high - low)
 
 
 def over(image: Tensor, colour: Tensor, ink: Tensor) -> Tensor:
-    """An image (n, 3, S, S) with `colour` (n, 3) painted over it where there is ink (n, S, S)."""
+    """Paint `colour` (n, 3) over an image (n, 3, S, S) where there is ink (n, S, S)."""
     return image + ink.unsqueeze(1) * (colour[:, :, None, None] - image)

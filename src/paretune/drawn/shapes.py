@@ -1,7 +1,8 @@
-"""Shapes: which of sixteen outlines is it?
+"""The task "shapes": which of sixteen outlines is in the picture?
 
-Polygons, stars, gears and signs at any place, size and tilt, somewhat stretched, filled or outlined, in full clutter
-and over two blobs. Pretraining knows round contours like the blobs and pen strokes, none of the outlines.
+The outlines are polygons, stars, gears and signs. They have any position, size and tilt, are slightly stretched, and
+are filled or drawn as a line, in full clutter and over two blobs. The embedded backbone was pretrained on round
+contours like the blobs and on strokes, but on none of the outlines.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from paretune.drawn.task import painted
 
 
 def _polar(radii: list[float], start: float = 0.0) -> list[tuple[float, float]]:
-    """Corners at even angles around the centre."""
+    """Corners at equal angles around the centre."""
     turns = [start + 2 * math.pi * i / len(radii) for i in range(len(radii))]
     return [(r * math.sin(t), -r * math.cos(t)) for r, t in zip(radii, turns, strict=True)]
 
 
 def _curve(x, y, steps: int = 28) -> list[tuple[float, float]]:
-    """Corners along a closed curve (x(t), y(t)), t from 0 to 2 pi."""
+    """Corners along a closed curve (x(t), y(t)) for t from 0 to 2 pi."""
     turns = [2 * math.pi * i / steps for i in range(steps)]
     return [(x(t), y(t)) for t in turns]
 
 
 def _crescent() -> list[tuple[float, float]]:
-    """An arc of a circle there, a flatter one back."""
+    """An arc of a circle, and back along a flatter arc."""
     there = [math.radians(45 + 270 * i / 16) for i in range(17)]
     back = [math.radians(300 - 240 * i / 12) for i in range(1, 12)]
     outer = [(math.cos(t), math.sin(t)) for t in there]
@@ -41,7 +42,7 @@ HEART = _curve(
     lambda t: -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16,
 )
 
-# In units of the radius, y down.
+# Corners in units of the radius, y down.
 OUTLINES = {
     "triangle": _polar([1] * 3),
     "square": _polar([1] * 4),
@@ -67,7 +68,7 @@ BLOBS = 2
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """One shape per picture."""
+    """Draw one shape per picture."""
     count = len(labels)
     size = uniform(rng, 6, 10, count)
     radius = size.unsqueeze(1) * torch.exp(uniform(rng, -0.18, 0.18, count, 2))
@@ -88,10 +89,10 @@ def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
 
 
 def _blob(rng: torch.Generator, count: int) -> Tensor:
-    """Ink (n, S, S) of a round contour with one or two waves, anywhere, like those of pretraining."""
+    """Ink (n, S, S) of a round contour with waves at any position, like the contours of the pretraining."""
     harmonics = torch.randn(count, 3, 2, generator=rng) * torch.tensor([0.0, 0.13, 0.1]).view(3, 1)
     radius = uniform(rng, 4, 8, count, 1, 1)
     return ink_contours(harmonics, torch.eye(2) / radius, uniform(rng, 2, 30, count, 2), uniform(rng, 6, 14, count))
 
 
-SHAPES = painted("shapes", "natural", "which of sixteen outlines lies in the clutter", tuple(OUTLINES), paint)
+SHAPES = painted("shapes", "natural", "which of sixteen outlines is in the picture", tuple(OUTLINES), paint)

@@ -1,7 +1,8 @@
 """dSprites' grid of factors: 3 shapes, 6 scales, 40 orientations, 32 x 32 positions (Matthey et al., 2017).
 
-The factors take dSprites' own values: scales from 0.5 to 1, orientations from 0 to 2 pi with both ends, positions over
-the middle half of the picture. Drawn at half of its 64 x 64 pixels, in colour, on a ground that varies.
+The factors have the values of dSprites: scales from 0.5 to 1, orientations from 0 to 2 pi including both ends,
+positions in the middle half of the picture. The pictures have 32 x 32 pixels instead of 64 x 64, colours, and varied
+backgrounds.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ SQUARE = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
 ELLIPSE = [(0.8 * math.cos(math.pi * i / 16), 1.6 * math.sin(math.pi * i / 16)) for i in range(32)]
 SPRITES = {"square": SQUARE, "ellipse": ELLIPSE, "heart": [(1.2 * x, 1.2 * y) for x, y in HEART]}
 BIGGEST = 4.5
-"""Half the side of the square at scale 1, in pixels."""
+"""Half of the side of the square at scale 1, in pixels."""
 
 
 def any_of(rng: torch.Generator, values: int, count: int) -> Tensor:
-    """`count` factor values in [0, values)."""
+    """`count` random values of a factor, in [0, values)."""
     return torch.randint(values, (count,), generator=rng)
 
 
 def member(rng: torch.Generator, labels: Tensor, values: int, bins: int) -> Tensor:
-    """A factor value in [0, values) of each label's bin, where label = floor(value / (values / bins)), as in VTAB."""
+    """A random value of a factor for each label: one with label = floor(value / (values / bins)), as in VTAB."""
     bin_of = torch.div(torch.arange(values) * bins, values, rounding_mode="floor")
     first = torch.searchsorted(bin_of, labels)
     width = torch.searchsorted(bin_of, labels, right=True) - first
@@ -37,7 +38,7 @@ def member(rng: torch.Generator, labels: Tensor, values: int, bins: int) -> Tens
 
 
 def sprites(rng: torch.Generator, x: Tensor, orientation: Tensor) -> Tensor:
-    """Pictures of one sprite each with the given factor values (n,); all other factors are drawn."""
+    """Pictures of one sprite each, with the given x and orientation (n,). The other factors are random."""
     count = len(x)
     shape, scale, y = any_of(rng, 3, count), any_of(rng, SCALES, count), any_of(rng, POSITIONS, count)
     radius = BIGGEST * (0.5 + 0.5 * scale / (SCALES - 1))

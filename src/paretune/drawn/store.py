@@ -1,4 +1,4 @@
-"""Drawn sets are kept for the next time, and checked against the hashes that came with this version.
+"""Keep drawn sets in a cache, and compare them with the hashes in hashes.json.
 
 CACHE/offline/tissue-seed0-version1.npz
 
@@ -26,17 +26,17 @@ from paretune.errors import UsageError
 from paretune.files import cache_folder
 
 VERSION = 1
-"""Raised, and hashes.json written anew by scripts/offline_hashes.py, when the same seed draws other pictures."""
+"""If the same seed draws other pictures, raise this number and write hashes.json with scripts/offline_hashes.py."""
 
 HASHES = Path(__file__).with_name("hashes.json")
 SEED = 0
-"""The seed whose pictures hashes.json knows."""
+"""The seed of the pictures whose hashes are in hashes.json."""
 
 
 def kept(name: str, seed: int, draw: Callable[[], list[Drawn]]) -> list[Drawn]:
-    """A task's sets from the cache; drawn, and put there, if the cache has none or a damaged file.
+    """The sets of a task from the cache. If they are not there, or the file is damaged, draw them and keep them.
 
-    A cache that cannot be written costs a warning and the seconds of drawing, nothing else.
+    If the cache cannot be written, a warning says so, and the sets are drawn every time.
     """
     file = cache_folder() / "offline" / f"{name}-seed{seed}-version{VERSION}.npz"
     sets = _read(file)
@@ -45,19 +45,21 @@ def kept(name: str, seed: int, draw: Callable[[], list[Drawn]]) -> list[Drawn]:
         try:
             _write(file, sets)
         except OSError as problem:
-            warnings.warn(f"{name} cannot be kept in {file.parent}, it is drawn every time: {problem}", stacklevel=3)
+            warnings.warn(
+                f"{name} cannot be written to {file.parent}, so it is drawn every time: {problem}", stacklevel=3
+            )
     return sets
 
 
 def check(name: str, parts: dict[str, ImageArrays]) -> None:
-    """Raise UsageError if the parts of a task, drawn from SEED, are not to the byte those of this VERSION."""
+    """Raise UsageError if the parts of a task, drawn from SEED, differ in any byte from those of this VERSION."""
     known = json.loads(HASHES.read_text(encoding="utf-8"))["sha256"][name]
     other = [part for part, data in parts.items() if data.describe()["fingerprint"] != known[part]]
     if other:
         raise UsageError(
-            f"offline task '{name}': torch {version('torch')} draws other pictures on this machine than version "
-            f"{VERSION} of the suite has, in {', '.join(other)}; results would not compare with published ones. Use "
-            f"another version of torch, or offline_parts('{name}', verify=False) to work with the pictures as they are"
+            f"offline task '{name}': torch {version('torch')} on this machine draws pictures that differ from those of "
+            f"version {VERSION} of the suite, in {', '.join(other)}; results could not be compared with published "
+            f"ones. Use another version of torch, or offline_parts('{name}', verify=False) to use these pictures anyway"
         )
 
 
@@ -70,7 +72,7 @@ def _digest(sets: list[Drawn]) -> str:
 
 
 def _write(file: Path, sets: list[Drawn]) -> None:
-    """Write under a name of this process's own first, so that nobody ever reads half a file."""
+    """Write to a temporary name of this process, then rename, so that no process reads an incomplete file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.stem}.{os.getpid()}.npz")
     arrays: dict[str, Any] = {
@@ -84,7 +86,7 @@ def _write(file: Path, sets: list[Drawn]) -> None:
 
 
 def _read(file: Path) -> list[Drawn] | None:
-    """The sets of a file, None if it is not there or not what was written."""
+    """The sets in a file, or None if there is no file or it is damaged."""
     try:
         with file.open("rb") as stream, np.load(stream) as found:
             sets = [tuple(found[f"{kind}{i}"] for kind in _KINDS) for i in range(len(found.files) // len(_KINDS))]

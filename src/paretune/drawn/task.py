@@ -1,4 +1,4 @@
-"""What a drawn task is, and how its pictures come out the same on every machine."""
+"""`DrawnTask`: a task whose pictures are drawn, the same ones on every machine."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class DrawnTask:
     """A multiclass task whose pictures are drawn.
 
     Attributes:
-        name: what folders, records and tables call it.
-        group: VTAB's group that it resembles.
-        about: what is asked of a picture, in one sentence.
-        classes: a name per class.
-        draw: (counts, seed) -> for each count that many (images, targets). The sets share no picture, their classes
-            are as even as can be, and the same seed gives the same sets.
-        test: how many test images the suite draws.
+        name: its name in folders, records and tables.
+        group: the group of VTAB that it resembles.
+        about: the question about a picture, in a few words.
+        classes: a name for each class.
+        draw: (counts, seed) -> a set (images, targets) for each count. No picture is in two sets, the classes are as
+            equal in number as possible, and the same seed gives the same sets.
+        test: the number of test images in the suite.
     """
 
     name: str
@@ -42,9 +42,9 @@ class DrawnTask:
 def painted(
     name: str, group: Group, about: str, classes: Sequence[str], paint: Callable[[torch.Generator, Tensor], Tensor]
 ) -> DrawnTask:
-    """A task all of whose pictures are invented: `paint` turns (rng, labels (n,)) into (n, 32, 32, 3) uint8.
+    """A task without real data: `paint` turns (rng, labels (n,)) into (n, 32, 32, 3) uint8.
 
-    Every set has a generator of its own, so its pictures depend on the seed and its place among the sets alone.
+    Every set has its own generator, so its pictures depend only on the seed and on its place among the sets.
     """
 
     def draw(counts: Sequence[int], seed: int) -> list[Drawn]:
@@ -60,23 +60,23 @@ def painted(
 
 
 def evenly(rng: torch.Generator, count: int, classes: int) -> Tensor:
-    """`count` labels in random order, every class equally often as far as that goes."""
+    """`count` labels in random order; the numbers of two classes differ by at most one."""
     return (torch.arange(count) % classes)[torch.randperm(count, generator=rng)]
 
 
 def generator(key: str) -> torch.Generator:
-    """A generator seeded by a text: unlike texts have unrelated streams."""
+    """A generator whose seed is a text. Different texts give unrelated random numbers."""
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little"))
 
 
 @contextmanager
 def float64() -> Iterator[None]:
-    """Draw in double precision.
+    """A context in which tensors have double precision.
 
-    Processors, numbers of threads and versions of torch differ in the last bits of a sum or a sine. In float32 that
-    turns some hundred bytes of a task's pictures; in float64 the odds are about one in a hundred thousand that it turns
-    any, so that pictures can be told by their hash.
-    torch keeps one default type per process: do not draw in one thread while another makes tensors.
+    The last bits of a sum or a sine depend on the processor, the number of threads and the version of torch. In float32
+    this changes some hundred bytes of a task's pictures. In float64 the probability that it changes any byte is about
+    one in a hundred thousand, so the hash of the pictures can be compared.
+    torch has one default type per process: do not draw in one thread while another one creates tensors.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

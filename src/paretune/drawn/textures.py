@@ -1,6 +1,7 @@
-"""Textures: which of twelve materials is it?
+"""The task "textures": which of twelve materials fills the picture?
 
-Repeat length, tilt, colours, contrast and light vary; pretraining knows stripes, checks, dots and noise, none of these.
+Repeat length, tilt, colours, contrast and light vary. The embedded backbone was pretrained on stripes, checks, dots and
+noise, but on none of these materials.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from paretune.drawn.task import painted
 
 FINE = 2
 
-# Every material below turns (rng, u, v), coordinates in repeat lengths (n, H, W), into brightness in [0, 1].
+# Every function below draws a material: (rng, u, v) -> brightness in [0, 1]. u and v (n, H, W) count repetitions.
 
 
 def bricks(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Rows of bricks, each shifted by half a brick, of slightly different tone."""
+    """Rows of bricks of slightly different brightness. Every second row is shifted by half a brick."""
     row = torch.floor(2 * v)
     u = u + 0.5 * (row % 2)
     mortar = torch.minimum(_edge(u), _edge(2 * v) / 2) < 0.06
@@ -29,14 +30,14 @@ def bricks(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def honeycomb(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Walls of six-sided cells."""
+    """Hexagonal cells with walls."""
     tall = math.sqrt(3)
     reach = [_hexagonal((u + s) % 1 - 0.5, (v + s * tall) % tall - tall / 2) for s in (0.0, 0.5)]
     return (torch.minimum(*reach) < 0.40).to(u)
 
 
 def weave(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Strands over and under each other, rounded by shade."""
+    """Strands that cross over and under each other, shaded to look round."""
     u, v = 2 * u, 2 * v
     upright = (torch.floor(u) + torch.floor(v)) % 2 < 1
     across, along = torch.where(upright, u, v) % 1, torch.where(upright, v, u) % 1
@@ -44,7 +45,7 @@ def weave(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def herringbone(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Planks of two by one, lying and standing by turns."""
+    """Planks of two by one, alternately horizontal and vertical."""
     u, v = 2.4 * u, 2.4 * v
     place = (torch.floor(u) - torch.floor(v)) % 4
     lying = place < 2
@@ -55,7 +56,7 @@ def herringbone(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def scales(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Round scales, every row over the one before, dark at the rim."""
+    """Round scales in overlapping rows, dark at the edge."""
     u, v = 0.75 * u, 0.75 * v
     value = torch.zeros_like(u)
     for below in (0, 1):
@@ -66,7 +67,7 @@ def scales(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def wood(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Long grain with a sharp end to every year ring."""
+    """Long grain; every year ring ends sharply."""
     rings = 1.6 * v + 1.6 * lattice_noise(rng, 0.25 * u, 0.7 * v) + 0.12 * lattice_noise(rng, u, 8 * v)
     return 1 - (rings % 1) ** 2
 
@@ -79,7 +80,7 @@ def marble(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def cells(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Irregular patches around scattered points (Voronoi), parted by lines."""
+    """Irregular cells around random points (Voronoi), separated by lines."""
     u, v = 1.3 * u, 1.3 * v
     distances = []
     shift = [torch.rand(len(u), 16, 16, generator=rng) for _ in range(2)]
@@ -93,19 +94,19 @@ def cells(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def zigzag(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Chevrons: stripes that turn back at every half repeat."""
+    """Stripes that change direction after every half repetition."""
     return (torch.sin(2 * math.pi * (1.5 * v + 1.5 * _edge(u))) > 0).to(u)
 
 
 def rings(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Circles within circles on a square lattice."""
+    """Concentric circles on a square grid."""
     u, v = 0.7 * u, 0.7 * v
     distance = torch.hypot(u % 1 - 0.5, v % 1 - 0.5)
     return 0.5 + 0.5 * torch.cos(2 * math.pi * 4 * distance)
 
 
 def labyrinth(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Winding walls of even width in all directions: waves of one length from everywhere."""
+    """Winding walls of equal width: a sum of waves of one length from all directions."""
     total = torch.zeros_like(u)
     for _ in range(14):
         angle, phase = uniform(rng, 0, 2 * math.pi, 2, len(u), 1, 1)
@@ -114,7 +115,7 @@ def labyrinth(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
 
 
 def plaid(rng: torch.Generator, u: Tensor, v: Tensor) -> Tensor:
-    """Broad and narrow bands crossing, as in a tartan."""
+    """Broad and narrow bands that cross, as in a tartan."""
     bands = [((w % 1 < 0.42).to(u) + (_edge(w - 0.71) < 0.06).to(u)) / 2 for w in (u, v)]
     return bands[0] + bands[1]
 
@@ -133,13 +134,13 @@ def _edge(w: Tensor) -> Tensor:
 
 
 def _hexagonal(x: Tensor, y: Tensor) -> Tensor:
-    """Half the width of the hexagon around the origin, flat sides left and right, that (x, y) lies on."""
+    """Half of the width of the hexagon around the origin through (x, y); its left and right sides are vertical."""
     x, y = x.abs(), y.abs()
     return torch.maximum(x, x / 2 + y * math.sqrt(3) / 2)
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """One material per picture, under a light that falls off to one side."""
+    """Draw one material per picture, in light that gets weaker towards one side."""
     count = len(labels)
     x, y = turned(*pixels(FINE), uniform(rng, 0, 2 * math.pi, count))
     period = 7 * torch.exp(uniform(rng, -0.3, 0.45, count, 1, 1))

@@ -1,7 +1,7 @@
-"""Tissue: which of eight kinds of tissue is it?
+"""The task "tissue": which of eight kinds of tissue is in the picture?
 
-Nuclei (violet) on fibres (pink). The kinds differ in how many nuclei there are, how large, how long, how unlike each
-other and how arranged; stain, brightness, magnification and focus vary within every kind.
+A picture shows violet nuclei on pink fibres. The kinds differ in the number, size, length, variety and arrangement of
+the nuclei. Stain, brightness, magnification and focus vary within every kind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST = 24
 
 
 class Kind(NamedTuple):
-    """Mean number of nuclei, their radius in pixels, length over width, spread of size, and how they lie."""
+    """Mean number of nuclei, radius in pixels, length divided by width, variation of the size, and arrangement."""
 
     number: int
     radius: float
@@ -45,7 +45,7 @@ _TABLE = torch.tensor(list(KINDS.values()), dtype=torch.float64)
 
 
 def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
-    """One field of view per picture."""
+    """Draw one field of view per picture."""
     count = len(labels)
     number, radius, length, spread, aligned, ring = _TABLE[labels].unbind(1)
     zoom = torch.exp(uniform(rng, -0.12, 0.12, count))
@@ -64,7 +64,7 @@ def paint(rng: torch.Generator, labels: Tensor) -> Tensor:
 
 
 def _places(rng: torch.Generator, count: int, ring: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres of nuclei (n, MOST, 2), apart from each other, and the direction towards the gland's middle (n, MOST)."""
+    """Centres of separate nuclei (n, MOST, 2), and their direction from the middle of the gland (n, MOST)."""
     side = 6
     cell = torch.rand(count, side * side, generator=rng).argsort(dim=1)[:, :MOST]
     corner = torch.stack([cell % side, torch.div(cell, side, rounding_mode="floor")], dim=-1)
@@ -78,7 +78,7 @@ def _places(rng: torch.Generator, count: int, ring: Tensor) -> tuple[Tensor, Ten
 
 
 def _nuclei(centre: Tensor, turn: Tensor, long: Tensor, short: Tensor, focus: Tensor, darkness: Tensor) -> Tensor:
-    """Ink (n, S, S) of n x MOST ellipses; `focus` (n,) is how soft the edges are, in pixels."""
+    """Ink (n, S, S) of n x MOST ellipses; `focus` (n,) is the softness of the edges in pixels."""
     x, y = pixels()
     soft, ink = focus.view(-1, 1, 1), torch.zeros(len(centre), SIZE, SIZE)
     for i in range(MOST):
@@ -90,7 +90,7 @@ def _nuclei(centre: Tensor, turn: Tensor, long: Tensor, short: Tensor, focus: Te
 
 
 def _stained(rng: torch.Generator, ink: Tensor, grain: Tensor) -> Tensor:
-    """Eosin for fibres along `grain`, haematoxylin for the nuclei."""
+    """Colour the fibres, along `grain`, as eosin does, and the nuclei as haematoxylin does."""
     count = len(ink)
     u, v = turned(*pixels(), grain)
     fibre = lattice_noise(rng, u / 14, v / 3) + 0.5 * lattice_noise(rng, u / 5, v / 1.5)
@@ -103,4 +103,4 @@ def _stained(rng: torch.Generator, ink: Tensor, grain: Tensor) -> Tensor:
     return over(image, violet, mottled) * uniform(rng, 0.85, 1.1, count, 1, 1, 1)
 
 
-TISSUE = painted("tissue", "specialized", "which of eight kinds of tissue the nuclei make up", tuple(KINDS), paint)
+TISSUE = painted("tissue", "specialized", "which of eight kinds of tissue is in the picture", tuple(KINDS), paint)
