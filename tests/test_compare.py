@@ -116,7 +116,7 @@ def test_a_ledger_gives_all_of_its_recipes_and_a_recipe_can_be_asked_for(both):
 def test_recipes_of_one_name_are_told_apart_by_their_files(ledger):
     a, b = (ledger(*rows("lora", LORA), name=name) for name in ("a", "b"))
     assert [entry.name for entry in read_entries([a, b], published_entries)] == [f"lora ({a})", f"lora ({b})"]
-    with pytest.raises(UsageError, match=r"lora of .*a is named twice"):
+    with pytest.raises(UsageError, match=r"lora of .*a is given twice"):
         read_entries([a, f"{a}:lora"], published_entries)
 
 
@@ -126,7 +126,7 @@ def test_recipes_of_one_name_are_told_apart_by_their_files(ledger):
         ("nowhere.jsonl", "there is no ledger 'nowhere.jsonl'"),
         ("LEDGER:lroa", "unknown recipe of .*: did you mean lora"),
         ("published:fpet-2:FPETLoRA", "did you mean fpet-2:FPET-LoRA"),
-        ("published:LoRA", "say published:fpet-2:LoRA or published:sparse-tuning-II:LoRA"),
+        ("published:LoRA", "use published:fpet-2:LoRA or published:sparse-tuning-II:LoRA"),
         ("published:Bi-LoRA", "cannot be compared: dSpr-Loc of this row is lost"),
     ],
 )
@@ -136,13 +136,13 @@ def test_what_is_not_there_is_refused(both, argument, sentence):
 
 
 def test_an_empty_ledger_is_refused(ledger):
-    with pytest.raises(UsageError, match="holds no results"):
+    with pytest.raises(UsageError, match="has no results"):
         read_entries([ledger()], published_entries)
 
 
 def test_two_settings_under_one_recipe_name_are_refused_by_what_differs(ledger):
     path = ledger(row(), row(settings__adapters=[{"method": "LoRA", "rank": 4}], test=0.5))
-    with pytest.raises(UsageError, match=r"lines 1 and 2 .*lora on digits from seed 0, .*settings.adapters.0.rank:"):
+    with pytest.raises(UsageError, match=r"lines 1 and 2 .*lora on digits with seed 0, .*settings.adapters.0.rank:"):
         read_entries([path], published_entries)
 
 
@@ -223,7 +223,7 @@ def test_a_protocol_may_fix_a_grid_for_each_recipe_as_long_as_all_rows_have_the_
 def test_an_unknown_baseline_and_a_lack_of_common_tasks_or_seeds_are_refused(both, ledger):
     with pytest.raises(UsageError, match="unknown baseline 'lroa': did you mean lora"):
         compared(both, baseline="lroa")
-    with pytest.raises(UsageError, match="no task that all have: lora: digits; full: shapes"):
+    with pytest.raises(UsageError, match="no task has results of all recipes: lora: digits; full: shapes"):
         compared(ledger(row(), row("full", "shapes")))
     with pytest.raises(UsageError, match=r"no seed with all tasks \(digits: 0; shapes: 1\)"):
         compared(ledger(row(), row(task="shapes", seed=1)))
@@ -247,10 +247,10 @@ def test_missing_tasks_and_seeds_are_left_out_of_all_means_and_told(ledger):
     gaps = {"digits": [0.81, 0.84, 0.84], "shapes": [0.59, None, 0.65]}
     found = compared(ledger(*rows("lora", LORA), *rows("full", gaps)))
     assert list(found.groups) == ["digits", "shapes"]
-    assert "tissue is left out of all means: full has no result there" in found.notes
-    assert "seed 1 of full is left out: it has no result on shapes" in found.notes
+    assert "tissue is left out of all means, because full has no result for it" in found.notes
+    assert "seed 1 of full is left out, because it has no result for shapes" in found.notes
     assert "seeds differ: lora 0 1 2; full 0 2" in found.notes
-    assert "full less lora is over the seeds that both have: 0 2" in found.notes
+    assert "full minus lora uses the seeds that both have: 0 2" in found.notes
     apart = [(0.81 - 0.80 + 0.59 - 0.60) / 2, (0.84 - 0.84 + 0.65 - 0.62) / 2]
     assert found.rows[1].difference.flat.mean == pytest.approx(np.mean(apart))
     assert found.rows[0].means.flat.mean == pytest.approx(0.72)
@@ -268,7 +268,7 @@ def test_other_machines_versions_and_numbers_of_candidates_are_told(ledger):
     found = compared(ledger(*rows("lora", LORA), *rows("full", FULL, environment=gpu, candidates=[])))
     assert "measured on several machines: CPU X (cpu); GPU Z (cuda)" in found.notes
     assert "several versions of torch: 2.10, 2.9" in found.notes
-    assert "numbers of trainings to choose from, per task, differ: lora 2; full 0" in found.notes
+    assert "different numbers of trainings to choose from, per task: lora 2; full 0" in found.notes
     assert not told(found.notes, "python")
 
 
@@ -309,7 +309,7 @@ def test_normalisation_that_nobody_can_judge_is_told_and_so_is_one_that_differs(
 
 def test_a_test_that_chose_is_a_trap(ledger):
     path = ledger(*rows("lora", LORA, protocol__test_used="to choose the epoch"))
-    assert "the test helped to choose for lora" in trap(compared(path), "selection")
+    assert "the test images were used to choose for lora" in trap(compared(path), "selection")
 
 
 # ------------------------------------------------------------------------------------------------ published tables
@@ -321,7 +321,7 @@ def test_rows_of_one_protocol_of_one_paper_compare_without_force():
     assert found.rows[1].means.flat.mean == pytest.approx(0.7336, abs=5e-5)
     assert found.rows[1].means.group.mean == pytest.approx(0.7553, abs=5e-5)
     assert found.rows[1].entry.trained == 300_000
-    assert "the test helped to choose for LoRA and FPET-LoRA" in trap(found, "selection")
+    assert "the test images were used to choose for LoRA and FPET-LoRA" in trap(found, "selection")
     assert "mean 0 0 0, std 1 1 1 for LoRA and FPET-LoRA" in trap(found, "normalisation")
     assert "lossy pictures for LoRA and FPET-LoRA" in trap(found, "lossy data")
     assert trap(found, "average") == ""
@@ -358,7 +358,7 @@ def test_own_results_stand_beside_published_ones_by_force_only(ledger):
         compared("published:sparse-tuning-II:LoRA", path)
     found = compared("published:sparse-tuning-II:LoRA", path, force=True)
     assert found.rows[1].difference.flat.mean == pytest.approx(0.7 - 0.7225, abs=5e-5)
-    assert told(found.notes, "mine less LoRA is a difference of means")
+    assert told(found.notes, "mine minus LoRA is a difference of means")
     assert "the flat mean is printed for LoRA (72.25)" in trap(found, "average")
 
 
@@ -373,7 +373,7 @@ def test_the_table_names_both_means_and_the_differences_in_points(both):
     text = cli(both, "--tasks").stdout
     assert "accuracy in %, differences in points; ± 95% interval over seeds" in text
     header = next(line for line in text.splitlines() if "flat mean" in line)
-    assert all(name in header for name in ("MMACs", "flat mean ± CI", "group mean ± CI", "flat less lora", "natural"))
+    assert all(name in header for name in ("MMACs", "flat mean ± CI", "group mean ± CI", "flat minus lora", "natural"))
     lora = means(scores(LORA), TASKS)
     apart = difference(scores(FULL), scores(LORA), TASKS)
     for share in (lora.flat, lora.group):

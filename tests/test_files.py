@@ -67,7 +67,7 @@ def test_a_file_is_replaced_in_one_step_or_stays(tmp_path):
 
 def test_a_folder_in_the_place_of_a_file_is_refused_and_nothing_stays_behind(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(UsageError, match="is a folder: name a file"), written(tmp_path / "a"):
+    with pytest.raises(UsageError, match="is a folder: give a file"), written(tmp_path / "a"):
         pass
     assert names(tmp_path) == ["a"]
 

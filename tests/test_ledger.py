@@ -140,8 +140,8 @@ def test_every_needed_key_is_missed_by_name_and_line(tmp_path, needed):
     ("line", "sentence"),
     [
         (row(version=2), "has version 2; this paretune reads version 1"),
-        (row(kind="bench"), "is no result"),
-        ([1], "is no result"),
+        (row(kind="bench"), "is not a result"),
+        ([1], "is not a result"),
         (row(test="0.9"), "test is '0.9'"),
         (row(seed=True), "seed is True"),
         (row(data__lossy="maybe"), "data.lossy is 'maybe'; it must be one of lossless, lossy, mixed, unknown"),

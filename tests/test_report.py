@@ -248,7 +248,7 @@ def _folder(path):
         (_text, "is not valid JSON"),
         (_stranger, "is nothing that a report is made from"),
         (_future, "a bench of version 2, this paretune reads 1"),
-        (_broken, "lacks or misstates something: rows[0].recipe is missing"),
+        (_broken, "has missing or wrong entries: rows[0].recipe is missing"),
         (_folder, "is not a saved model"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -174,6 +175,29 @@ def test_processes_find_what_one_process_finds(plan, tmp_path):
     assert results(together) == results(alone)
 
 
+@pytest.mark.slow
+def test_two_suites_in_one_folder_train_everything_once_and_keep_both_results(plan, tmp_path):
+    untuned = replace(QUICK, factors=(1.0,))
+    first = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], protocol=untuned, seeds=(0,))
+    second, book = replace(first, seeds=(0, 1)), Ledger(tmp_path / "ledger.jsonl")
+    longer = replace(first, protocol=untuned.lasting(2))
+
+    def run(plan):
+        return run_suite(plan, Processes(work, 1, jobs.prepare), Ledger(book.path))
+
+    with ThreadPoolExecutor(2) as pool:  # the trainings run in processes of their own, at the same time
+        assert list(pool.map(run, (first, second))) == [[], []]
+    alone = Ledger(tmp_path / "alone.jsonl")
+    assert run_suite(replace(first, out=tmp_path / "alone", seeds=(0, 1)), Here(work), alone) == []
+    assert results(book) == results(alone)
+    assert len(list((tmp_path / "out").rglob("trial.json"))) == len(list((tmp_path / "alone").rglob("trial.json")))
+    before = book.path.read_text()
+    refused = run_suite(longer, Here(work), book)
+    assert refused
+    assert all("holds another trial" in sentence and "use another folder" in sentence for sentence in refused)
+    assert book.path.read_text() == before
+
+
 @pytest.mark.ray
 def test_a_ray_cluster_finds_what_one_process_finds(plan, root, tmp_path):
     """In a process of its own: Ray leaves threads, sockets and warnings behind in the one that asked for it."""
@@ -299,7 +323,7 @@ def test_suites_that_are_not_there_are_refused_by_name(tmp_path, root):
         open_suite("vtab1k")
     with pytest.raises(pt.UsageError, match="did you mean night"):
         open_suite(str(root)).only(["nigth"])
-    with pytest.raises(pt.UsageError, match="no folder"):
+    with pytest.raises(pt.UsageError, match="needs no data"):
         open_suite("offline", tmp_path)
 
 

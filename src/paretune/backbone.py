@@ -195,7 +195,7 @@ def check_options(options: dict, pretrained: bool, where: str) -> None:
     verify(options, record({}, formats.OPTIONS), f"{where}, backbone.options")
     if pretrained and (asked := [option for option in options if option in DECIDED]):
         raise UsageError(
-            f"{where} lacks or misstates something: backbone.options.{asked[0]} is what pretrained weights decide; "
+            f"{where} has missing or wrong entries: backbone.options.{asked[0]} is fixed by the pretrained weights; "
             "leave it out"
         )
 

@@ -64,7 +64,7 @@ def save(
         )
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"'{folder}' is a file; name a folder to save into")
+        raise UsageError(f"'{folder}' is a file: give a folder to save into")
     trained, frozen = split(model)
     modules = packed.trained(model)
     tensors = on_cpu(unpacked(trained, modules)) | packed.pack_all(modules)
@@ -178,7 +178,7 @@ def _assembled(module: nn.Module, origin: Backbone, config: dict, folder: Path) 
     task = config.get("task", "multiclass")  # older folders have no task
     model = assemble(module, origin, methods.adapters, methods.reducer, config["classes"], task)
     if config["base_model_name_or_path"] != origin.name:
-        raise UsageError(f"{folder / CONFIG} lacks or misstates something: it names two backbones; {AGAIN}")
+        raise UsageError(f"{folder / CONFIG} has missing or wrong entries: it names two backbones; {AGAIN}")
     own = model.preprocessing["input_size"]
     model.preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     if (asked := model.preprocessing["input_size"]) != own:
@@ -193,8 +193,8 @@ def _check_input(module: nn.Module, size: tuple[int, int, int], folder: Path) ->
         anatomy.embed(module, torch.zeros(1, *size, device=next(module.parameters()).device))
     except (UsageError, RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"{folder / CONFIG} lacks or misstates something: preprocessing.input_size is {list(size)}, which the "
-            f"backbone does not take ({reason(error)}); {AGAIN}"
+            f"{folder / CONFIG} has missing or wrong entries: preprocessing.input_size is {list(size)}, which the "
+            f"backbone does not accept ({reason(error)}); {AGAIN}"
         ) from error
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import reprlib
 from difflib import get_close_matches
 
-SHOWN = 200  # characters of a given value that a message repeats at most
-LONGEST = 4000  # characters of a message at most
+SHOWN = 200  # limit of the characters of a value that a message repeats
+LONGEST = 4000  # limit of the characters of a message
 
 
 class UsageError(ValueError):
     """The request cannot be fulfilled.
 
     The message says what was asked, what is possible and what to do. The command line prints it without a traceback
-    and ends with exit code 2. It is one line that a terminal can show, whatever names and values it repeats.
+    and ends with exit code 2. The message is one line of printable characters, for all names and values in it.
     """
 
     def __init__(self, sentence: str):
-        half = SHOWN // 2  # a long word keeps both ends, which are the most useful parts of a path
+        half = SHOWN // 2  # both ends of a long word are kept: they are the most useful parts of a path
         words = (word if len(word) <= SHOWN else f"{word[:half]}...{word[-half:]}" for word in sentence.split(" "))
         shown = printable(" ".join(words))
         super().__init__(shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}...")
@@ -49,16 +49,16 @@ def refuse(problems: list[str], what: str) -> None:
 
 
 def quoted(value: object) -> str:
-    """`value` as a message shows it: in quotes if it is text, printable characters only, at most 200 of them."""
+    """`value` for a message: text in quotes, only printable characters, at most 200 of them."""
     try:
         text = repr(value[:SHOWN]) if isinstance(value, str) else plain(reprlib.repr(value))
-    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError):  # a number with thousands of digits, or deeply nested lists
         text = f"<{type(value).__name__}>"
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]}...{text[-1]}"
 
 
 def plain(text: object) -> str:
-    """A name as a message shows it: without quotes, printable characters only, the middle of a long one left out."""
+    """A name for a message: without quotes, only printable characters, a long name without its middle."""
     whole = str(text)
     short = whole if len(whole) <= SHOWN else f"{whole[: SHOWN // 2]}...{whole[-SHOWN // 2 + 3 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)

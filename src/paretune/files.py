@@ -27,12 +27,12 @@ from filelock import FileLock, Timeout
 
 from paretune.errors import UsageError
 
-FULL = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))  # no room on the disk
+FULL = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))  # the disk is full
 _LEFTOVER = re.compile(r"\.paretune-([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp")
 
 
 class Staged:
-    """Files that appear in a folder together: written under temporary names and renamed when all are complete.
+    """Files that appear in a folder together. They have temporary names until all are complete, then they are renamed.
 
     Example:
 
@@ -44,7 +44,7 @@ class Staged:
         self.folder, self.new = folder, {}
 
     def path(self, name: str) -> Path:
-        """Where to write the file that will be called `name`: an empty file with the permissions of the umask."""
+        """Where to write the file that becomes `name` at the end: an empty file with the permissions of the umask."""
         path = self.new[name] = _temporary(self.folder)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         self.mode = path.stat().st_mode
@@ -58,7 +58,7 @@ class Staged:
         try:
             if failure is None:
                 for name, path in self.new.items():
-                    path.chmod(self.mode)  # safetensors replaces the file by one that only its owner may read
+                    path.chmod(self.mode)  # safetensors replaces the file by one that only its owner can read
                     os.replace(path, self.folder / name)
         finally:
             for path in self.new.values():
@@ -76,7 +76,7 @@ def written(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a file to write")
+        raise UsageError(f"{path} is a folder: give a file to write")
     with Staged(path.parent) as staged:
         yield staged.path(path.name)
 
@@ -118,7 +118,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where paretune keeps what it can compute again: $PARETUNE_CACHE, or `paretune` in $XDG_CACHE_HOME or ~/.cache."""
+    """The folder of all caches: $PARETUNE_CACHE, or `paretune` in $XDG_CACHE_HOME or ~/.cache."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("PARETUNE_CACHE") or os.path.join(caches, "paretune"))
 

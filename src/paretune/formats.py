@@ -20,14 +20,14 @@ from paretune.schema import (
     whole,
 )
 
-MOST_CLASSES = 250_000  # outputs of a head: more than the largest data set has, but no gigabytes
+MOST_CLASSES = 250_000  # outputs of a head: enough for every data set, and the head stays below some gigabytes
 MOST_ADAPTERS = 32
 MOST_SIDE = 8192  # pixels
 MOST_COUNT = 10**12
 
 NAME = text(300)
 PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]*"
-TITLE = text(300, PRINTABLE)  # text for tables, without terminal escapes
+TITLE = text(300, PRINTABLE)  # a text in tables, without terminal escapes
 HASH = text(64, r"[0-9a-f]{64}")
 RATE = number(0, 1)
 COUNT = whole(0, MOST_COUNT)

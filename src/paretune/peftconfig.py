@@ -31,7 +31,7 @@ def plain(value: Any, name: str) -> Iterator[str]:
     """A regular expression that is fast to match on any name: nothing costly, three repetitions at most."""
     yield from text(300, r"[\w.\-\\*+?|()^$\[\]]+")(value, name)
     if isinstance(value, str) and (COSTLY.search(value) or len(REPEATED.findall(value)) > 3 or not _compiles(value)):
-        yield f"{name} is {quoted(value)}, which is no plain pattern such as blocks\\.[0-5]\\.attn\\.qkv"
+        yield f"{name} is {quoted(value)}, which is not a plain pattern such as blocks\\.[0-5]\\.attn\\.qkv"
 
 
 def _compiles(pattern: str) -> bool:
@@ -71,14 +71,13 @@ def check(described: dict, where: str) -> None:
         raise UsageError(f"{where}, backbone.peft: peft_type is {quoted(name)}; known are {', '.join(kinds)}; {PASS}")
     fields = {field.name: field for field in dataclasses.fields(kinds[name])}
     if not described.get("target_modules"):
-        raise UsageError(f"{where}, backbone.peft: target_modules is missing, so nothing says which layers; {PASS}")
+        raise UsageError(f"{where}, backbone.peft: target_modules is missing, so the layers are unknown; {PASS}")
     for entry, value in described.items():
         if entry in IGNORED or entry not in fields or value is None or value == _default(fields[entry]):
             continue
         if entry not in FIELDS:
             raise UsageError(
-                f"{where}, backbone.peft: {entry[:100]} is {quoted(value)}, which is followed only as peft's default; "
-                f"{PASS}"
+                f"{where}, backbone.peft: {entry[:100]} is {quoted(value)}, but only peft's default is accepted; {PASS}"
             )
         verify(value, lambda one, _, entry=entry: FIELDS[entry](one, entry), f"{where}, backbone.peft", PASS)
 

@@ -37,22 +37,22 @@ def read(path: Path, check: Check | None = None, advice: str = "write it again")
 def read_text(path: Path, advice: str) -> str:
     """The text of a JSON file. Raises UsageError if it is not a regular file, too large, or not UTF-8."""
     if not path.is_file():
-        raise UsageError(f"{path} is missing or no regular file; {advice}")
+        raise UsageError(f"{path} is missing or not a regular file; {advice}")
     if (size := path.stat().st_size) > MOST_BYTES:
-        raise UsageError(f"{path} has {size:,} bytes, more than any that paretune writes ({MOST_BYTES:,}); {advice}")
+        raise UsageError(f"{path} has {size:,} bytes; the limit is {MOST_BYTES:,}; {advice}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not valid JSON: it is no text in UTF-8; {advice}") from error
+        raise UsageError(f"{path} is not valid JSON: it is not text in UTF-8; {advice}") from error
 
 
 def parse(text: str, where: str, advice: str = "write it again") -> Any:
-    """The value of a JSON text. Raises UsageError, which begins with `where`, if it is not valid JSON or not sound."""
+    """The value of a JSON text. Raises UsageError, which begins with `where`, if it is not valid or breaks a limit."""
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise UsageError(f"{where} is nested too deep, more than {DEEPEST} levels; {advice}") from error
-    except ValueError as error:  # also an integer of more digits than Python reads
+    except ValueError as error:  # also for an integer with more digits than Python reads
         raise UsageError(f"{where} is not valid JSON ({str(error)[:100]}); {advice}") from error
     if problem := _unsound(value):
         raise UsageError(f"{where} {problem}; {advice}")
@@ -68,11 +68,11 @@ def verify(value: Any, check: Check, where: str, advice: str = "write it again")
             problems[TOLD:] = ["and more"]
             break
     if problems:
-        raise UsageError(f"{where} lacks or misstates something: {'; '.join(problems)}; {advice}")
+        raise UsageError(f"{where} has missing or wrong entries: {'; '.join(problems)}; {advice}")
 
 
 def _unsound(value: Any) -> str:
-    """What is unsound in `value`, "" if nothing is. It uses no recursion, which a deeply nested value would exhaust."""
+    """The limit that `value` breaks, or "". Works without recursion, which a deeply nested value would exhaust."""
     level, depth = [value], 0
     while level:
         if (depth := depth + 1) > DEEPEST:
@@ -80,7 +80,7 @@ def _unsound(value: Any) -> str:
         inner = []
         for one in level:
             if isinstance(one, float) and not math.isfinite(one):
-                return f"holds {one}, which is no finite number"
+                return f"holds {one}, which is not a finite number"
             if isinstance(one, int) and abs(one) >= LARGEST:
                 return "holds a whole number of more than 64 bits"
             if isinstance(one, dict):
@@ -106,15 +106,15 @@ def an_object(value: Any, name: str) -> Iterator[str]:
 
 
 def text(most: int = 1000, like: str = "", least: int = 0) -> Check:
-    """A text of `least` to `most` characters that matches the regular expression `like` as a whole."""
+    """A text of `least` to `most` characters. All of it must match the regular expression `like`, if there is one."""
 
     def check(value: Any, name: str) -> Iterator[str]:
         if not isinstance(value, str) or not least <= len(value) <= most:
             yield _wrong(name, value, f"a text of {least} to {most:,} characters")
         elif any("\ud800" <= c <= "\udfff" for c in value):
-            yield _wrong(name, value, "text without halves of characters")
+            yield _wrong(name, value, "text without surrogates")
         elif like and not re.fullmatch(like, value):
-            yield _wrong(name, value, f"like {like}")
+            yield _wrong(name, value, f"a text that matches {like}")
 
     return check
 
@@ -177,7 +177,7 @@ def array(inner: Check, least: int = 0, most: int = 10_000) -> Check:
     def check(value: Any, name: str) -> Iterator[str]:
         if not isinstance(value, list) or not least <= len(value) <= most:
             said = least if least == most else f"{least:,} to {most:,}"
-            yield _wrong(name, value, f"a list of {said}")
+            yield _wrong(name, value, f"a list of {said} values")
             return
         for i, one in enumerate(value):
             yield from inner(one, f"{name}[{i}]")
@@ -201,7 +201,7 @@ def table(inner: Check, most: int = 10_000, key: Check | None = None) -> Check:
 
 
 def record(needed: dict[str, Check], optional: dict[str, Check] | None = None, others: Check | None = None) -> Check:
-    """An object with the `needed` and maybe the `optional` entries; `others` checks all others, None forbids them."""
+    """An object with all `needed` and any `optional` entries; `others` checks further entries, None forbids them."""
     optional = optional or {}
 
     def check(value: Any, name: str) -> Iterator[str]:
@@ -212,7 +212,7 @@ def record(needed: dict[str, Check], optional: dict[str, Check] | None = None, o
         for entry, one in value.items():
             inner = needed.get(entry) or optional.get(entry) or others
             if inner is None:
-                yield f"{_join(name, quoted(entry))} is not known here"
+                yield f"{_join(name, quoted(entry))} is unknown"
             else:
                 yield from inner(one, _join(name, entry))
 
@@ -224,4 +224,4 @@ def _join(name: str, entry: str) -> str:
 
 
 def _wrong(name: str, value: Any, wanted: str) -> str:
-    return f"{name or 'it'} is {quoted(value)}, and must be {wanted}"
+    return f"{name or 'it'} is {quoted(value)}, but must be {wanted}"

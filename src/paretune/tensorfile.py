@@ -60,11 +60,11 @@ def heads(path: Path, advice: str = AGAIN) -> dict[str, Tensor]:
 def opened(path: Path, advice: str = AGAIN) -> Iterator[Any]:
     """A safetensors file to read from. Raises UsageError, with `advice`, if it is missing or damaged."""
     if not path.is_file():
-        raise UsageError(f"'{path}' is missing or no regular file; {advice}")
+        raise UsageError(f"'{path}' is missing or not a regular file; {advice}")
     try:
         with safe_open(path, "pt") as file:
             yield file
-    except (SafetensorError, RuntimeError, MemoryError) as error:  # one of a terabyte cannot even be mapped
+    except (SafetensorError, RuntimeError, MemoryError) as error:  # a file of a terabyte cannot even be mapped
         raise UsageError(
             f"{path} is damaged: truncated or not a safetensors file ({str(error)[:200]}); pickles are never loaded; "
             f"{advice}"

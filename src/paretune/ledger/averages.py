@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 CONFIDENCE = 0.95
-Scores = Mapping[str, Mapping[int | None, float]]  # {task: {seed: score}}; the seed None where there is but one number
+Scores = Mapping[str, Mapping[int | None, float]]  # {task: {seed: score}}; the seed is None if there is only one number
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of `n` seeds, and half the width of its confidence interval; None for fewer than two seeds."""
+    """A mean of `n` seeds, and half of the width of its confidence interval, or None for fewer than two seeds."""
 
     mean: float
     half: float | None

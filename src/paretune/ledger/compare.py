@@ -1,9 +1,9 @@
-"""Compare recipes by their results: what must be equal is checked first, then means, intervals, paired differences.
+"""Compare recipes by their results: check first what must be equal, then compute means, intervals and differences.
 
-Rows are comparable if they share suite, metric, backbone (by fingerprint), data (by content hash), and all of the
-protocol: images to train and to choose on, grid, epoch, use of the test, schedule, preprocessing. The settings of the
-methods and their tuned values are what is compared. Seeds, machines and versions may differ; the differences are
-reported.
+Rows can be compared if they have the same suite, metric, backbone (by fingerprint), data (by content hash) and
+protocol: images for training and for choosing, grid, epoch, use of the test, schedule, preprocessing. The methods,
+their settings and their tuned values may differ, because they are compared. Seeds, machines and versions may differ
+too; a note says so.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Sides on the tasks that all of them have.
+    """The compared rows, on the tasks that all of them have.
 
     groups {task: group}, in the order of the table
-    differences: sentences on protocols that differ; traps, notes: sentences with other information for the reader
+    differences: sentences about different protocols; traps, notes: sentences with other information for the reader
     """
 
     rows: tuple[Compared, ...]
@@ -78,10 +78,10 @@ def _to_dict(row: Compared) -> dict:
 
 
 def compare(entries: Sequence[Entry], baseline: str | None = None, force: bool = False) -> Comparison:
-    """Compare the entries with the one called `baseline`, by default the first.
+    """Compare the entries with the one with the name `baseline`, by default the first one.
 
-    Raises UsageError, which names every difference, if their protocols differ, unless `force`; for an unknown baseline;
-    and if there is no common task, or no seed with all tasks.
+    Raises UsageError if the protocols differ and `force` is not set (it lists every difference), if the baseline is
+    unknown, if there is no common task, or if an entry has no seed with all tasks.
     """
     by_name = {entry.name: entry for entry in entries}
     if baseline is not None and baseline not in by_name:
@@ -89,7 +89,7 @@ def compare(entries: Sequence[Entry], baseline: str | None = None, force: bool =
     groups = common_tasks(entries)
     apart = differences(entries, groups)
     if not force:
-        refuse(apart, "these results cannot be compared (--force does, and says so)")
+        refuse(apart, "these results cannot be compared (--force compares them anyway, with a warning)")
     whole = {entry.name: _complete(entry, groups) for entry in entries}
     base = by_name[baseline] if baseline else entries[0]
     rows = [
@@ -106,14 +106,14 @@ def compare(entries: Sequence[Entry], baseline: str | None = None, force: bool =
 
 
 def common_tasks(entries: Sequence[Entry]) -> dict[str, str]:
-    """{task: group} of the tasks that all entries have, those of a group together.
+    """{task: group} of the tasks that all entries have, sorted by group.
 
     Raises UsageError if there is none.
     """
     shared = [task for task in entries[0].scores if all(task in entry.scores for entry in entries)]
     if not shared:
         having = "; ".join(f"{entry.name}: {', '.join(entry.scores)}" for entry in entries)
-        raise UsageError(f"there is no task that all have: {having}")
+        raise UsageError(f"no task has results of all recipes: {having}; run the missing ones")
     order = list(dict.fromkeys(entries[0].groups[task] for task in shared))
     return {
         task: entries[0].groups[task] for task in sorted(shared, key=lambda task: order.index(entries[0].groups[task]))
@@ -121,18 +121,18 @@ def common_tasks(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def _complete(entry: Entry, groups: dict[str, str]) -> Entry:
-    """The entry with the scores that count."""
+    """The entry with only the tasks of `groups` and the seeds that have all of them."""
     scores = complete(entry.scores, list(groups))
     if not next(iter(scores.values())):
         seeds = "; ".join(f"{task}: {', '.join(map(str, entry.scores[task]))}" for task in groups)
-        raise UsageError(f"{entry.name} of {entry.origin} has no seed with all tasks ({seeds}): run what is missing")
+        raise UsageError(f"{entry.name} of {entry.origin} has no seed with all tasks ({seeds}): run the missing tasks")
     return replace(entry, scores=scores)
 
 
 def differences(entries: Sequence[Entry], groups: dict[str, str]) -> list[str]:
     """A sentence for every path whose value differs between rows. The same path of several tasks gives one sentence.
 
-    For each entry, all values that it does not state but others do are listed in one sentence.
+    One more sentence for each entry lists all values that other entries state, but this one does not.
     """
     paths = dict.fromkeys(path for entry in entries for path in entry.terms if _task(path) in ("", *groups))
     found: dict[tuple[str, str], list[str]] = {}
@@ -146,19 +146,19 @@ def differences(entries: Sequence[Entry], groups: dict[str, str]) -> list[str]:
 
 
 def _task(path: str) -> str:
-    """ "data.train of digits" is about digits, most paths about all."""
+    """The task of a path: digits for "data.train of digits", "" for a path that is not about one task."""
     return path.partition(" of ")[2]
 
 
 def _of(tasks: Sequence[str], groups: dict[str, str]) -> str:
-    """ " of digits, shapes", or nothing if a path is not about tasks."""
+    """ " of digits, shapes", or "" if a path is not about one task."""
     if not tasks[0]:
         return ""
     return " of all tasks" if len(tasks) == len(groups) else f" of {', '.join(tasks)}"
 
 
 def _values(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Which entries state which value."""
+    """{value: the entries that state it}."""
     stating: dict[str, list[Entry]] = {}
     for entry in entries:
         for value in sorted(entry.terms.get(path, ())):
@@ -167,7 +167,7 @@ def _values(path: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _said(values: dict[str, list[Entry]], entries: Sequence[Entry], brief: bool) -> str:
-    """brief: leave out the values, because they are long hashes."""
+    """The second half of the sentence. brief: leave out long values, which are hashes."""
     if brief and max(map(len, values)) > SHORT:
         return f"differs between {' and '.join(_places(some, entries) for some in values.values())}"
     return "is " + ", ".join(f"{value} in {_places(some, entries)}" for value, some in values.items())
@@ -183,7 +183,7 @@ def _unstated(entries: Sequence[Entry], paths: Sequence[str]) -> list[str]:
 
 
 def _places(some: Sequence[Entry], entries: Sequence[Entry]) -> str:
-    """ "a.jsonl lora, full; b.jsonl lora", or the names alone where all `entries` are from one file."""
+    """ "a.jsonl lora, full; b.jsonl lora", or only the names if all `entries` are from one file."""
     by_origin: dict[str, list[str]] = {}
     for entry in some:
         by_origin.setdefault(entry.origin, []).append(entry.recipe)

@@ -1,9 +1,9 @@
-"""The entries of a comparison: recipes of ledgers and rows of published tables, in one form.
+"""The entries of a comparison: recipes of ledgers and rows of published tables, in the same form.
 
 runs/ledger.jsonl              all recipes of a ledger
-runs/ledger.jsonl:lora         one of them
+runs/ledger.jsonl:lora         one recipe
 published:fpet-2               all rows of a published table of VTAB-1K, see papers/vtab_rows.py
-published:fpet-2:FPET-LoRA     one of them; the table may be left out where only one has the row
+published:fpet-2:FPET-LoRA     one row; the table may be left out if only one table has the row
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Terms = dict[str, frozenset[str]]  # {path: the values, as JSON, that the rows o
 
 @dataclass(frozen=True)
 class Entry:
-    """One recipe with its scores.
+    """A recipe and its scores.
 
     name: its name in the table; recipe, origin: its name in its source, and that source (file or published table)
     scores {task: {seed: share}}; groups {task: group}
@@ -51,12 +51,12 @@ def read_entries(arguments: Sequence[str], published: Callable[[str], list[Entry
     """The entries that the arguments name, in their order, with distinct names.
 
     published: gives the entries of "TABLE", "TABLE:ROW" or "ROW" of the papers: `papers.vtab_rows.published_entries`
-    Raises UsageError for a file, recipe or published row that is not there, and for an entry that is named twice.
+    Raises UsageError for a file, recipe or published row that does not exist, and for an entry that is given twice.
     """
     entries = [entry for argument in arguments for entry in _read(argument, published)]
     places = [(entry.origin, entry.recipe) for entry in entries]
     if twice := [place for i, place in enumerate(places) if place in places[:i]]:
-        raise UsageError(f"{twice[0][1]} of {twice[0][0]} is named twice: name everything once")
+        raise UsageError(f"{twice[0][1]} of {twice[0][0]} is given twice: give every recipe once")
     recipes = [entry.recipe for entry in entries]
     return [
         replace(entry, name=f"{entry.recipe} ({entry.origin})") if recipes.count(entry.recipe) > 1 else entry
@@ -71,14 +71,14 @@ def _read(argument: str, published: Callable[[str], list[Entry]]) -> list[Entry]
         return ledger_entries(argument)
     if Path(argument).is_dir():
         raise UsageError(
-            f"'{plain(argument)}' is a folder, and compare reads ledgers: `paretune report RUN RUN` shows runs side by "
-            "side"
+            f"'{plain(argument)}' is a folder, but compare reads ledgers: give the ledger.jsonl of a suite, or compare "
+            "runs with `paretune report RUN RUN`"
         )
     file, _, recipe = argument.rpartition(":")
     if not Path(file).is_file():
         raise UsageError(
-            f"there is no ledger '{argument}': give FILE or FILE:RECIPE, a ledger.jsonl as `paretune suite` writes it, "
-            f"or {PUBLISHED}TABLE:ROW"
+            f"there is no ledger '{argument}': give FILE or FILE:RECIPE, where FILE is a ledger.jsonl that "
+            f"`paretune suite` wrote, or {PUBLISHED}TABLE:ROW"
         )
     entries = {entry.recipe: entry for entry in ledger_entries(file)}
     if recipe not in entries:
@@ -90,7 +90,7 @@ def ledger_entries(path: str | Path) -> list[Entry]:
     """All recipes of a ledger in order of appearance. Raises UsageError if there is none."""
     rows = Ledger(path).rows()
     if not rows:
-        raise UsageError(f"{path} holds no results")
+        raise UsageError(f"{path} has no results: run `paretune suite` first")
     recipes = dict.fromkeys(row.recipe for row in rows)
     return [_entry(str(path), recipe, [row for row in rows if row.recipe == recipe]) for recipe in recipes]
 
@@ -120,21 +120,21 @@ def _two_answers(path: str, first: Result, second: Result) -> str:
     one, other = ({**dict(_terms(row)), **dict(_settings(row))} for row in (first, second))
     apart = [name for name in {**one, **other} if one.get(name) != other.get(name)]
     return (
-        f"{path}: lines {first.line} and {second.line} are both {first.recipe} on {first.task} from seed {first.seed}, "
-        f"but differ in {', '.join(apart)}: keep them in a ledger each, or under a recipe name each"
+        f"{path}: lines {first.line} and {second.line} are both {first.recipe} on {first.task} with seed {first.seed}, "
+        f"but differ in {', '.join(apart)}: put them into two ledgers, or give the recipes different names"
     )
 
 
 def _mean(values: Iterable[int]) -> int:
-    """The mean over tasks, whose heads differ."""
+    """The mean over the tasks, because their heads have different sizes."""
     return round(fmean(values))
 
 
 def _terms(row: Result) -> Iterator[tuple[str, Any]]:
     """Every path and value of a row that comparable rows must share; data and metric are listed for each task.
 
-    The grid is one value, even if it gives each recipe its own grid: two rows agree if their protocol fixed the same
-    one. The values that tuning chose may differ.
+    The grid is one value, even if it contains a grid for each recipe: two rows agree if their protocols have the same
+    grid. The values that tuning chose may differ.
     """
     yield "suite", row.suite
     yield f"metric of {row.task}", row.metric
@@ -151,7 +151,7 @@ def _settings(row: Result) -> Iterator[tuple[str, Any]]:
 
 
 def flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The paths and values of the leaves of nested objects; lists are leaves, and what is empty has none."""
+    """The paths and values of nested objects. A list is one value; an empty object has none."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from flat(f"{path}.{key}", inner)

@@ -25,12 +25,12 @@ def _left_out(entries: Sequence[Entry], whole: Sequence[Entry]) -> Iterator[str]
     kept = whole[0].scores
     for task in dict.fromkeys(task for entry in entries for task in entry.scores if task not in kept):
         lacking = [entry.name for entry in entries if task not in entry.scores]
-        yield f"{task} is left out of all means: {', '.join(lacking)} {_has(lacking)} no result there"
+        yield f"{task} is left out of all means, because {', '.join(lacking)} {_has(lacking)} no result for it"
     for entry, used in zip(entries, whole, strict=True):
         counted = next(iter(used.scores.values()))
         for seed in sorted({seed for task in kept for seed in entry.scores[task] if seed is not None} - counted.keys()):
             missing = [task for task in kept if seed not in entry.scores[task]]
-            yield f"seed {seed} of {entry.name} is left out: it has no result on {', '.join(missing)}"
+            yield f"seed {seed} of {entry.name} is left out, because it has no result for {', '.join(missing)}"
 
 
 def _has(names: Sequence[str]) -> str:
@@ -38,7 +38,7 @@ def _has(names: Sequence[str]) -> str:
 
 
 def seeds(entry: Entry) -> list[int]:
-    """The seeds of an entry, which are the same in all of its tasks; none for a published row."""
+    """The seeds of an entry, which are the same for all of its tasks; [] for a published row."""
     return [seed for seed in next(iter(entry.scores.values())) if seed is not None]
 
 
@@ -47,15 +47,15 @@ def _seeds(whole: Sequence[Entry], baseline: str) -> Iterator[str]:
     if len({tuple(sorted(found)) for found in own.values()}) > 1:
         yield "seeds differ: " + "; ".join(f"{name} {_listed(found)}" for name, found in own.items())
     if alone := [name for name, found in own.items() if len(found) < 2]:
-        yield f"no interval for {_who(alone, own)}: {CONFIDENCE:.0%} intervals are over seeds and need two"
+        yield f"no interval for {_who(alone, own)}: {CONFIDENCE:.0%} intervals are over seeds and need two seeds"
     (base,) = [entry for entry in whole if entry.name == baseline]
     for entry in whole:
         common = next(iter(entry.scores.values())).keys() & next(iter(base.scores.values())).keys()
         if not common:
-            yield f"{entry.name} less {baseline} is a difference of means: they have no seed in common to pair"
+            yield f"{entry.name} minus {baseline} is a difference of means, because they have no seed in common"
         elif len(common) < max(len(seeds(entry)), len(seeds(base)), 1):
             stated = sorted(seed for seed in common if seed is not None)
-            yield f"{entry.name} less {baseline} is over the seeds that both have: {_listed(stated)}"
+            yield f"{entry.name} minus {baseline} uses the seeds that both have: {_listed(stated)}"
 
 
 def _who(names: Sequence[str], everyone: Collection[object]) -> str:
@@ -85,9 +85,9 @@ def _tuning(entries: Sequence[Entry]) -> Iterator[str]:
     tried = {entry.name: sorted({len(row.candidates) for row in entry.results}) for entry in entries if entry.results}
     if len({tuple(numbers) for numbers in tried.values()}) > 1:
         each = (f"{name} {' or '.join(map(str, numbers))}" for name, numbers in tried.items())
-        yield f"numbers of trainings to choose from, per task, differ: {'; '.join(each)}"
+        yield f"different numbers of trainings to choose from, per task: {'; '.join(each)}"
 
 
 def _printed(entries: Sequence[Entry]) -> Iterator[str]:
     if names := [entry.name for entry in entries if entry.printed is not None]:
-        yield f"costs are as printed, some with the head, for {_who(names, entries)}"
+        yield f"the costs of {_who(names, entries)} are those printed in the papers; some include the head"

@@ -96,14 +96,14 @@ def weights(backbone: dict) -> dict:
 
 
 class Ledger:
-    """The results in a file, which need not exist yet; no process needs to be the only one that uses it."""
+    """The results in a file, which need not exist yet. Several processes may use it at the same time."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._lock = self.path.with_name(self.path.name + ".lock")  # held while appending; reading needs no lock
+        self._lock = self.path.with_name(self.path.name + ".lock")  # locked during `append`; reading needs no lock
 
     def append(self, row: dict) -> None:
-        """Add a line completely or not at all, even if other processes add lines at the same time.
+        """Add a complete line or nothing, also if other processes add lines at the same time.
 
         A last line that was cut off, by a crash or a full disk, is removed first, and a warning says so. Raises
         UsageError for a row that lacks something.
@@ -135,7 +135,7 @@ class Ledger:
             if (first.test, first.val) != (row["test"], row["val"]):
                 raise UsageError(
                     f"{self.path}: lines {first.line} and {number} are the same recipe, task, seed and protocol "
-                    f"({first.recipe}, {first.task}, seed {first.seed}) with different results, {first.test:g} and "
+                    f"({first.recipe}, {first.task}, seed {first.seed}) but have different results, {first.test:g} and "
                     f"{row['test']:g}: remove the wrong one"
                 )
         return found
@@ -143,7 +143,7 @@ class Ledger:
     def _lines(self) -> Iterator[tuple[int, str]]:
         content = self._content()
         if _torn(content) and self._lock.exists():
-            with locked(self._lock):  # somebody may have been in the middle of that line
+            with locked(self._lock):  # another process may be writing this line now
                 content = self._content()
         if end := _torn(content):
             warnings.warn(f"{self.path}: the last line was cut off and is left out", stacklevel=5)
@@ -157,7 +157,7 @@ class Ledger:
         if not self.path.exists():
             return b""
         if not self.path.is_file() or self.path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{self.path} is no ledger: no regular file, or more than {MOST_BYTES:,} bytes")
+            raise UsageError(f"{self.path} is not a ledger: not a regular file, or more than {MOST_BYTES:,} bytes")
         return self.path.read_bytes()
 
     def _mend(self, file: int) -> None:
@@ -181,17 +181,17 @@ def _appending(path: Path) -> Iterator[int]:
 
 
 def _torn(content: bytes) -> int:
-    """The length of a last line that was cut off; 0 if it is complete, even without a line break."""
+    """The length of a last line that was cut off; 0 if the line is complete, also if it has no line break."""
     last = content.rpartition(b"\n")[2]
     try:
         json.loads(last or b"{}")
-    except (ValueError, RecursionError):  # also what is no UTF-8
+    except (ValueError, RecursionError):  # also for bytes that are not UTF-8
         return len(last)
     return 0
 
 
 def _parsed(text: str, where: str) -> dict:
-    row = parse(text, where, "a ledger has one JSON object a line")
+    row = parse(text, where, "every line of a ledger must be a JSON object")
     check(row, where)
     return row
 
@@ -199,7 +199,7 @@ def _parsed(text: str, where: str) -> dict:
 def check(row: Any, where: str) -> None:
     """Raise UsageError, which says `where` and names everything at once, unless `row` is a line of a ledger."""
     if not isinstance(row, dict) or row.get("kind") != KIND:
-        raise UsageError(f'{where} is no result: a line of a ledger has "kind": "{KIND}"')
+        raise UsageError(f'{where} is not a result: a line of a ledger has "kind": "{KIND}"')
     if row.get("version") != VERSION:
         raise UsageError(f"{where} has version {quoted(row.get('version'))}; this paretune reads version {VERSION}")
     if problems := [problem for path, kind in NEEDED.items() if (problem := _problem(row, path, kind))]:
@@ -217,7 +217,7 @@ def _problem(row: dict, path: str, kind: Any) -> str:
             return f"{path} is missing"
         value = value[part]
     if isinstance(value, tuple):
-        value = list(value)  # which is what JSON makes of it
+        value = list(value)  # as after a round trip through JSON
     wrong = not isinstance(value, kind) or isinstance(value, bool)
     infinite = isinstance(value, float) and not math.isfinite(value)
     return f"{path} is {quoted(value)}" if wrong or infinite else ""

@@ -11,7 +11,7 @@ from paretune.ledger.compare import Compared, Comparison
 from paretune.ledger.remarks import machines, seeds
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]  # header and rows
-UNLIKE = " !"  # behind the name of a row whose protocol is not the baseline's
+UNLIKE = " !"  # after the name of a row whose protocol differs from the baseline's
 NONE = "-"
 NAMED = ("name", "train", "selection", "grid", "epoch", "test_used", "schedule", "preprocessing")  # of a protocol
 
@@ -23,7 +23,7 @@ def overview(found: Comparison) -> Table:
     header = ["recipe", "trained", unit.name, "tokens", *(groups if len(groups) > 1 else ())]
     header += ["flat mean ± CI", "group mean ± CI"]
     if len(found.rows) > 1:
-        header += [f"flat less {found.baseline}", f"group less {found.baseline}", "better/equal/worse"]
+        header += [f"flat minus {found.baseline}", f"group minus {found.baseline}", "better/equal/worse"]
     rows: list[tuple[str, ...]] = []
     for row in found.rows:
         macs = NONE if row.entry.macs is None else unit.write(row.entry.macs)
@@ -45,7 +45,7 @@ def _count(number: int | None) -> str:
 
 
 def _percent(score: Estimate, sign: str = "") -> str:
-    """Of shares, in percent or points: "91.30 ± 0.42"."""
+    """A share in percent or points: "91.30 ± 0.42"."""
     half = "" if score.half is None else f" ± {100 * score.half:.2f}"
     return f"{100 * score.mean:{sign}.2f}{half}"
 
@@ -75,7 +75,7 @@ def warnings(found: Comparison) -> list[str]:
     """All sentences, the most important first."""
     loud = [f"PROTOCOLS DIFFER: {sentence}" for sentence in found.differences]
     if any(row.unlike for row in found.rows):
-        loud.append(f"rows with{UNLIKE} were not trained, tuned or tested as {found.baseline}: their ranks mean little")
+        loud.append(f"rows with{UNLIKE} were trained, tuned or tested unlike {found.baseline}: their ranks mean little")
     return loud + [f"trap, {sentence}" for sentence in found.traps] + [f"note: {sentence}" for sentence in found.notes]
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from paretune.ledger.entries import Entry
 
-EITHER = "flat mean and group mean"  # of a printed mean that fits both
-FED, OWN = "protocol.preprocessing", "backbone.normalisation"  # where means and deviations stand
-KINDS = {EITHER: "what both means round to", "neither": "neither mean"}
+EITHER = "flat mean and group mean"  # a printed mean that can be both
+FED, OWN = "protocol.preprocessing", "backbone.normalisation"  # paths of means and deviations
+KINDS = {EITHER: "a value that fits both means", "neither": "a value that fits neither mean"}
 
 
 def traps(entries: Sequence[Entry]) -> list[str]:
@@ -30,7 +30,7 @@ def _lossy(entries: Sequence[Entry]) -> str:
     found = [
         _whose(entries, lambda entry, value=value: value in _lossiness(entry), what) for value, what in stored.items()
     ]
-    return _told("lossy data", found, "; pictures stored anew as JPEG score lower")
+    return _told("lossy data", found, "; pictures that were stored again as JPEG give lower scores")
 
 
 def _lossiness(entry: Entry) -> set[str]:
@@ -45,7 +45,7 @@ def _normalisation(entries: Sequence[Entry]) -> str:
         if not fed:
             found.append(f"not stated for {names}")
         elif not own:
-            found.append(f"{fed} for {names}; whether the backbone was pretrained so is not stated")
+            found.append(f"{fed} for {names}; it is not stated whether the backbone was pretrained with it")
         elif fed != own:
             found.append(f"{fed} for {names}, but the backbone was pretrained with {own}")
     if not found and len(by_statistics) > 1:
@@ -54,7 +54,7 @@ def _normalisation(entries: Sequence[Entry]) -> str:
 
 
 def _statistics(entry: Entry, path: str) -> str:
-    """ "mean 0.5 0.5 0.5, std 0.5 0.5 0.5", or nothing where that is not stated."""
+    """ "mean 0.5 0.5 0.5, std 0.5 0.5 0.5", or "" if it is not stated."""
     values = {name: said for name in ("mean", "std") if (said := entry.terms.get(f"{path}.{name}")) is not None}
     if len(values) < 2:
         return ""
@@ -81,9 +81,11 @@ def _kind(entry: Entry) -> str:
 
 
 def _selection(entries: Sequence[Entry]) -> str:
-    used = _whose(entries, lambda entry: any(use != '"once"' for use in _uses(entry)), "the test helped to choose")
-    silent = _whose(entries, lambda entry: not _uses(entry), "it is not stated what chose")
-    return _told("selection", [used, silent], "; a test that chooses flatters" * bool(used))
+    used = _whose(
+        entries, lambda entry: any(use != '"once"' for use in _uses(entry)), "the test images were used to choose"
+    )
+    silent = _whose(entries, lambda entry: not _uses(entry), "it is not stated which images were used to choose")
+    return _told("selection", [used, silent], "; this makes results look better than they are" * bool(used))
 
 
 def _uses(entry: Entry) -> frozenset[str]:
@@ -102,7 +104,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _told(trap: str, found: Iterable[str], moral: str = "") -> str:
-    """The sentence, or nothing if nothing was found."""
+    """The sentence, or "" if nothing was found."""
     evidence = "; ".join(one for one in found if one)
     return f"{trap}: {evidence}{moral}" if evidence else ""
 

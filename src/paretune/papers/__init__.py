@@ -1,1 +1,1 @@
-"""The papers' printed numbers, compared with what paretune computes."""
+"""The numbers printed in the papers, compared with those that paretune computes."""

@@ -41,7 +41,7 @@ def ablation(
     """The rows as JSON values, table by table: parameters, MACs, and accuracies if there is `data`.
 
     data: an image folder with train/ and test/, "digits" for the demo's images, or None to train nothing. Rows of
-    equal settings are trained once. Raises UsageError if a row does not fit the model, before anything is trained.
+    equal settings are trained once. Raises UsageError, before any training, if a row does not fit the model.
     """
     by_key: dict[str, Variant] = {}
     for row in rows:
@@ -73,11 +73,11 @@ def planned(
     out: Path,
     device: str = "auto",
 ) -> Plan:
-    """The rows as recipes of a suite of one task; nothing is tuned, so the learning rate is in the protocol's name."""
+    """The rows as recipes of a suite with one task. Nothing is tuned, so the protocol's name has the learning rate."""
     task = re.sub(r"[^A-Za-z0-9]+", "-", Path(data).name).strip("-") or "data"
     protocol = Protocol(
         f"ablation, lr {schedule.lr:g}",
-        "one schedule for all rows; the epoch chosen on validation images; the test looked at once",
+        "one schedule for all rows; the epoch is chosen on validation images; the test is used once",
         schedule,
         train="train",
         validate="val",
@@ -91,7 +91,7 @@ def planned(
 
 
 def read_parts(data: str, task: str) -> dict[str, ImageSet]:
-    """The parts of the one task that `data` is."""
+    """The parts of the task: train, val and test of `data`."""
     found = Split(*digit_sets(seed=0)) if data == DIGITS else read_three(data)
     return {"train": found.train, "val": found.validate, "test": found.test}
 

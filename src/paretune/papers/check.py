@@ -21,7 +21,7 @@ ROW = {"batch", "settings", "forward", "step", "memory"}  # of a bench file
 
 @dataclass(frozen=True)
 class Checked:
-    """A table with a finding for every number of it."""
+    """A table with a finding for each of its numbers."""
 
     key: str
     title: str
@@ -46,14 +46,14 @@ def tables() -> list[str]:
 def check(key: str, bench: dict[str, Any] | None = None, workshop: Workshop | None = None) -> Checked:
     """Compare a table with what paretune computes now.
 
-    bench: the JSON of `paretune bench`, for ratios of times; workshop: keeps computed results for further tables.
+    bench: the JSON of `paretune bench`, for ratios of times; workshop: keeps computed results for other tables.
     Raises UsageError for an unknown table.
     """
     return check_table(published.table(key), bench, workshop or Workshop())
 
 
 def check_table(table: PublishedTable, bench: dict[str, Any] | None, workshop: Workshop) -> Checked:
-    """See `check`."""
+    """The same as `check`, for a table that is already read."""
     found = [judge(number, table.heads, bench, workshop) for number in table.numbers]
     found += [_accuracy(mean) for mean in table.means]
     return Checked(table.key, table.title, table.arxiv, tuple(found), tuple(map(means, table.means)))
@@ -66,11 +66,11 @@ def _accuracy(mean: PrintedMean) -> Finding:
 
 def read_bench(path: Path) -> dict[str, Any]:
     """The JSON that `paretune bench --json` wrote. Raises UsageError if the file is something else."""
-    found = read(path, advice="pass a file that `paretune bench --json` wrote")
+    found = read(path, advice="give a file that `paretune bench --json` wrote")
     rows = found.get("rows") if found.get("kind") == "bench" else None
     whole = isinstance(rows, list) and rows and all(isinstance(row, dict) and row.keys() >= ROW for row in rows)
     if not whole or "model" not in found or "machine" not in found:
-        raise UsageError(f"'{path}' was not written by `paretune bench --json`, or measured nothing")
+        raise UsageError(f"'{path}' has no measurements: give a file that `paretune bench --json` wrote")
     check_version(path, found)
     verify(found, formats.BENCH, str(path))
     return found

@@ -1,9 +1,9 @@
-"""The quantities of the published tables as paretune computes them, in each of the ways in which papers count.
+"""The quantities of the published tables, computed by paretune in all ways in which papers count.
 
     parameters   without the head, with one of the table's heads, or weights only
     MACs         plain, as `cost` counts; leaves folded; LayerNorm x5 per number, as fvcore counts; merge as matrix
-                 product, as a reducer may do it in training
-    memory       what autograd saves for the backward, alone or with weights, gradients and AdamW
+                 product, as in the training of some reducers
+    memory       the bytes that autograd saves for the backward pass, alone or with weights, gradients and AdamW
     time         only from a file of `paretune bench`
 
 Memory and time are used only for ratios of two rows. The ways of counting ("readings") do not depend on the methods:
@@ -47,7 +47,7 @@ MAC_READINGS = tuple(MacReading(*on) for on in product((False, True), repeat=3))
 
 
 class Workshop:
-    """Builds every setting once, and remembers its counts."""
+    """Builds every setting once, and keeps its counts."""
 
     def __init__(self) -> None:
         self.models: dict[str, Adapted] = {}
@@ -61,7 +61,7 @@ class Workshop:
         return self.models[setting.key()]
 
     def parameters(self, setting: Setting, heads: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, Fraction]]:
-        """Trained parameters, reading by reading."""
+        """Trained parameters, for every reading."""
         model = self.model(setting)
         in_head = {id(p) for head in anatomy.classifiers(model.backbone) for p in head.parameters()}
         body = [p for p in model.parameters() if p.requires_grad and id(p) not in in_head]
@@ -87,7 +87,7 @@ class Workshop:
         return self.counts[setting.key(), training]
 
     def memory(self, setting: Setting, batch: int) -> dict[str, int]:
-        """Bytes of a training step of a batch, reading by reading."""
+        """Bytes of a training step with this batch size, for every reading."""
         model, saved = self.model(setting), self.saved_bytes(setting, batch)
         trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
         held = tensor_bytes(model) + 3 * trained  # the gradient and AdamW's two moments
@@ -105,9 +105,9 @@ class Workshop:
     def timed(
         self, bench: dict[str, Any], one: Setting, other: Setting, quantity: str, batch: int | None
     ) -> tuple[str, Fraction] | None:
-        """What a file of `paretune bench` measured for one setting over what it measured for another, and where.
+        """The ratio of two settings in a file of `paretune bench`, with a text that says where it was measured.
 
-        batch: the one to take if it is there, or else the largest. None if the file has not both.
+        batch: the preferred batch size; else the largest one is used. None if the file lacks one of the settings.
         """
         if {one.backbone, other.backbone} != {bench["model"].partition(".")[0]}:
             return None
@@ -122,7 +122,7 @@ class Workshop:
         return None
 
     def _measured(self, rows: list[dict], setting: Setting, quantity: str) -> float | None:
-        """The figure of the first row that ran this setting and has one."""
+        """The figure of the first row that ran this setting and has this figure."""
         figures = (_figure(row, quantity) for row in rows if self._ran(row, setting))
         return next((figure for figure in figures if figure is not None), None)
 
@@ -139,7 +139,7 @@ def _built(setting: Setting) -> Adapted:
 
 
 def _figure(row: dict, quantity: str) -> float | None:
-    """Seconds of a batch, or bytes."""
+    """The measured quantity: seconds of a batch, or bytes."""
     parts = {"inference time": "forward", "throughput": "forward", "training time": "step"}
     if quantity in parts:
         return row[parts[quantity]] and row[parts[quantity]]["median"]

@@ -1,4 +1,4 @@
-"""Find out which kind of mean a printed mean accuracy is."""
+"""Determine whether a printed mean accuracy is a flat mean or a group mean."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The published tables as data: what both papers print about parameters, multiply-accumulates, memory and time.
+"""The published tables as data: the numbers of both papers for parameters, multiply-accumulates, memory and time.
 
-`published/*.json` holds one paper each: its tables, their columns, their rows as printed, and for every row either the
-setting that paretune would run for it, in the JSON of its own config files, or the reason why there is none. A cell is
-written as in the paper: "13.3", or "13.3 (-24.4%)" where the change against another row is printed beside it.
+A file `published/*.json` contains one paper: its tables with columns and rows as printed. Every row also has either the
+setting that paretune runs for it, in the JSON of its config files, or the reason why there is none. A cell is written
+as in the paper: "13.3", or "13.3 (-24.4%)" if the paper also prints the change to another row.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from importlib.resources import files
 from paretune.errors import unknown
 from paretune.methods import Methods
 
-UNITS = {"M": 10**6, "G": 10**9}  # of what is counted; measured quantities keep the unit of the paper
+UNITS = {"M": 10**6, "G": 10**9}  # units of counts; measured quantities keep the unit of the paper
 MEASURED = ("training memory", "inference memory", "training time", "inference time", "throughput")
 CELL = re.compile(r"([+-]?[\d.]+)?\s*(?:\(([+-][\d.]+)%\))?")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What paretune would run: a timm name, adapters and reducer as `config.from_json` reads them."""
+    """The setting that paretune runs: a timm name, and adapters and reducer as `config.from_json` reads them."""
 
     backbone: str
     adapters: tuple[dict, ...]
@@ -32,7 +32,7 @@ class Setting:
 
     @property
     def methods(self) -> Methods:
-        """Adapters and reducer. Raises UsageError for those that paretune lacks."""
+        """Adapters and reducer. Raises UsageError for a method that paretune does not have."""
         return Methods.from_json({"adapters": self.adapters, "reducer": self.reducer})
 
     def key(self) -> str:
@@ -42,10 +42,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Printed:
-    """A number as it is printed in a row, and the setting that computes it.
+    """A printed number of a row, and the setting that computes it.
 
-    setting: None if paretune has nothing to run; `reason` says why
-    against: the number of another row that this one is compared with, if any
+    setting: None if paretune cannot run the row; `reason` says why
+    against: the number of another row that this one is compared with, or None
     change: the printed difference to `against` in percent; base: what the printed value is a difference to
     """
 
@@ -65,7 +65,7 @@ class Printed:
 
 @dataclass(frozen=True)
 class PrintedMean:
-    """A mean accuracy as printed, and the numbers of the same row that were averaged; None if they are missing."""
+    """A printed mean accuracy, and the numbers of the same row that were averaged; None if they are missing."""
 
     row: str
     label: str
@@ -78,8 +78,8 @@ class PrintedMean:
 class PublishedTable:
     """A table of a paper.
 
-    heads: name and numbers of classes of the heads that its parameter counts may include
-    settings: what paretune would run, by row; accuracies: those of a row, or their differences to the first one
+    heads: {name: numbers of classes} of the heads that its parameter counts may include
+    settings: the setting that paretune runs for a row; accuracies: those of a row, or the differences to the first row
     """
 
     key: str
@@ -94,7 +94,7 @@ class PublishedTable:
 
 @cache
 def tables() -> dict[str, PublishedTable]:
-    """Every table by its key, such as "sparse-tuning-III" or "fpet-1", in the order of the papers."""
+    """All tables by their keys, such as "sparse-tuning-III" or "fpet-1", in the order of the papers."""
     found = {}
     for path in sorted((files("paretune") / "papers" / "published").iterdir(), key=lambda path: path.name):
         paper = json.loads(path.read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def tables() -> dict[str, PublishedTable]:
 
 
 def table(key: str) -> PublishedTable:
-    """A table by its key, upper or lower case. Raises UsageError for an unknown one, with suggestions."""
+    """A table by its key, in upper or lower case. Raises UsageError for an unknown key, with suggestions."""
     by_lower = {name.lower(): name for name in tables()}
     if key.lower() not in by_lower:
         raise unknown("table", key, list(tables()))
@@ -122,8 +122,8 @@ def read_table(described: dict, paper: dict) -> PublishedTable:
         for row in rows
         for column in row["values"]
     ]
-    # A row may stand there more than once, each time with its own setting and held against another row; for those that
-    # refer to it the first one counts.
+    # A row may occur more than once, each time with its own setting and compared with another row. Other rows refer to
+    # its first occurrence.
     named: dict[tuple[str, str], Printed] = {}
     for row, column, number in cells:
         named.setdefault((row["row"], column), number)
@@ -151,7 +151,7 @@ def _setting(row: dict, backbone: str) -> Setting:
 
 def _number(row: dict, column: str, about: dict, setting: Setting | None) -> Printed:
     cell = CELL.fullmatch(row["values"][column])
-    assert cell is not None, "what we copied is a number, a change in percent, or both"
+    assert cell is not None, "a cell is a number, a change in percent, or both"
     value, change = cell.groups()
     return Printed(
         row=row["row"],
@@ -169,7 +169,7 @@ def _number(row: dict, column: str, about: dict, setting: Setting | None) -> Pri
 
 
 def _split(number: Printed) -> list[Printed]:
-    """A counted cell gives two numbers, the value and its change; a measured cell is compared only as a ratio."""
+    """The numbers of a cell: value and change of a count; a measured quantity is only compared as a ratio."""
     if number.quantity in MEASURED:
         return [number]
     alone = [replace(number, against=None, change=None)] if number.value is not None else []
@@ -184,7 +184,7 @@ def _mean(row: str, described: dict) -> PrintedMean:
 
 
 def spread(printed: str) -> tuple[Decimal, Decimal]:
-    """The smallest and the largest number that round to the printed one, ties in either direction; "0" is excluded."""
+    """The smallest and the largest number that round to the printed one, ties in either direction; "0" is exact."""
     value = Decimal(printed)
     if printed == "0":
         return value, value
@@ -193,7 +193,7 @@ def spread(printed: str) -> tuple[Decimal, Decimal]:
 
 
 def decimals(printed: str) -> int:
-    """Digits after the point."""
+    """The number of digits after the decimal point."""
     exponent = Decimal(printed).as_tuple().exponent
-    assert isinstance(exponent, int), "only infinity and NaN have others"
+    assert isinstance(exponent, int), "only infinity and NaN have another type"
     return -exponent

@@ -1,4 +1,4 @@
-"""Checked tables as rows of text, for the terminal and for the page in the docs."""
+"""Checked tables as rows of text, for the terminal and for docs/papers.md."""
 
 from __future__ import annotations
 
@@ -14,37 +14,39 @@ MEANS = ("row", "of", "printed", "flat mean", "group mean", "printed is the")
 LIST = ("table", "what", "numbers", *VERDICTS)
 
 PREFACE = """\
-# The papers' tables, held against paretune
+# The papers' tables, compared with paretune
 
-Written by `paretune paper all --markdown`; a test computes it anew. Every number that Sparse-Tuning
-([arXiv:2405.14700](https://arxiv.org/abs/2405.14700)) and FPET ([arXiv:2503.20282](https://arxiv.org/abs/2503.20282))
-print about parameters, multiply-accumulates, memory and time stands here beside what paretune computes.
+Written by `paretune paper all --markdown`; a test computes this page again. It contains every number for parameters,
+multiply-accumulates, memory and time that is printed in Sparse-Tuning
+([arXiv:2405.14700](https://arxiv.org/abs/2405.14700)) and FPET ([arXiv:2503.20282](https://arxiv.org/abs/2503.20282)),
+beside the number that paretune computes.
 
-- **reproduced**: one way of counting rounds to the printed digits; it is named.
-- **differs**: none does. The nearest is shown.
-- **cannot be reproduced**: paretune has not the method, or the number is seconds or bytes of a machine.
+- **reproduced**: one way of counting rounds to the printed digits. The verdict names it.
+- **differs**: no way of counting does. The nearest one is shown.
+- **cannot be reproduced**: paretune does not have the method, or the number is seconds or bytes on another machine.
 
-Papers seldom say how they count. Parameters come without the head or with one. Multiply-accumulates, which both papers
-print as FLOPs, come *plain*, as `paretune cost` counts; with *LayerNorm x5*, at 5 per number, as fvcore does; with
-*leaves folded*, adapters on linears being part of these; with the *merge as matrix product*, as a learned matching is
-trained.
+Papers seldom say how they count. Parameters are counted without the head or with a head. Multiply-accumulates, which
+both papers print as FLOPs, are counted in four ways. *Plain* is the count of `paretune cost`. *LayerNorm x5* adds 5 for
+every number in a LayerNorm, as fvcore does. With *leaves folded*, adapters on linears are part of these linears. With
+*merge as matrix product*, patches are merged by a product with a matrix, as in the training of a learned matching.
 
-Memory is compared as the ratio of two rows: ours is what autograd saves for the backward pass on a CPU, theirs includes
-weights, workspace and what the allocator holds. It is reproduced within 5 %; time likewise, where `--bench` passes a
-measurement. Accuracies need the weights and the data; of those that are printed, the means are computed: flat over all
-numbers, and of the means of VTAB's three groups.
+Memory is compared as the ratio of two rows. Our numbers are the bytes that autograd saves for the backward pass on a
+CPU; the papers' numbers also include weights, workspace and the reserve of the allocator. A ratio is reproduced if it
+is within 5 % of the printed one. The same is true for times, if `--bench` gives a measurement. Accuracies need the
+weights and the data. For printed accuracies, two means are computed: the flat mean over all numbers, and the mean of
+the means of VTAB's three groups.
 """
 
 
 def computed(findings: Iterable[Finding]) -> list[tuple[str, ...]]:
-    """The numbers for which paretune has a value, one per row; the verdict says how it was counted."""
+    """The numbers for which paretune has a value, one per row. The verdict says how it was counted."""
     rows = [(f.row, f.quantity, f.printed, f.ours, f.difference, _verdict(f)) for f in findings if f.verdict != CANNOT]
     above = [None, *(row[0] for row in rows)]
     return [("" if row[0] == before else row[0], *row[1:]) for before, row in zip(above, rows, strict=False)]
 
 
 def missing(findings: Iterable[Finding]) -> list[tuple[str, str]]:
-    """The numbers that cannot be reproduced, by reason; accuracies are left to the table of means."""
+    """The numbers that cannot be reproduced, by reason, without accuracies, which are in the table of means."""
     reasons: dict[str, dict[str, list[str]]] = {}
     for f in findings:
         if f.verdict == CANNOT and f.quantity != ACCURACY:
@@ -61,7 +63,7 @@ def _verdict(finding: Finding) -> str:
 
 
 def means(found: Iterable[Mean]) -> list[tuple[str, ...]]:
-    """Printed means beside the ones computed."""
+    """Printed means, beside the computed ones."""
     return [(m.row, m.label, m.printed, _two(m.flat), _two(m.group), m.which) for m in found]
 
 
@@ -70,7 +72,7 @@ def _two(value: float | None) -> str:
 
 
 def listed(checked: Iterable[Checked]) -> list[tuple[str, ...]]:
-    """One row per table: how many numbers have which verdict."""
+    """One row per table: the number of findings with each verdict."""
     return [(c.key, c.title, str(len(c.findings)), *map(str, c.counts().values())) for c in checked]
 
 

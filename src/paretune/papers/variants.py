@@ -1,7 +1,7 @@
-"""The papers' ablations, row by row: what paretune counts for a row, and the accuracy of a row on your own images.
+"""The rows of the papers' ablations: the counts that paretune computes for them, and accuracies on your own images.
 
-The rows are those of the published tables (`tables.py`), so each of our numbers has a number of the paper beside it. On
-other data and another backbone, accuracies cannot be compared as numbers. The order of the rows can be compared.
+The rows are those of the published tables (`tables.py`), so the number of the paper is known for each of our numbers.
+On other data and another backbone, accuracies cannot be compared as numbers, but the order of the rows can.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """A name that a folder can have."""
+        """A name that is valid for a folder."""
         return re.sub(r"[^a-z0-9]+", "-", f"{self.table} {self.row}".lower()).strip("-")
 
 
@@ -77,8 +77,8 @@ class Order:
 
     def __str__(self) -> str:
         return (
-            f"{self.agree} of {self.agree + self.against} pairs of rows stand in the paper's order; clear of the noise "
-            f"(two standard errors, paired by seed) are {self.clear_agree} in it and {self.clear_against} against it"
+            f"{self.agree} of {self.agree + self.against} pairs of rows have the paper's order; of those that differ "
+            f"by more than two standard errors, paired by seed, {self.clear_agree} have it, {self.clear_against} do not"
         )
 
 
@@ -88,7 +88,7 @@ def order(published: Sequence[float], found: Sequence[Sequence[float]]) -> Order
     Pairs that are equal on either side count for neither. Raises UsageError for unequal numbers of seeds.
     """
     if len({len(seeds) for seeds in found}) > 1:
-        raise UsageError("the rows were tried with different numbers of seeds: run all of them with the same seeds")
+        raise UsageError("the rows have different numbers of seeds: run all of them with the same seeds")
     counts = {(agree, clear): 0 for agree in (True, False) for clear in (True, False)}
     for a, b in combinations(range(len(found)), 2):
         theirs, ours = published[a] - published[b], [x - y for x, y in zip(found[a], found[b], strict=True)]

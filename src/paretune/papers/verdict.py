@@ -1,11 +1,11 @@
 """Verdicts on printed numbers: reproduced, differs, or cannot be reproduced.
 
-    reproduced              one of the readings rounds to the printed digits; the reading is named
-    differs                 none does; the nearest is shown, with the difference
-    cannot be reproduced    a method that paretune lacks, or seconds and bytes of a machine that is not here
+    reproduced              a way of counting ("reading") rounds to the printed digits; the verdict names it
+    differs                 no reading does; the verdict shows the nearest one and the difference
+    cannot be reproduced    paretune does not have the method, or the number is seconds or bytes on another machine
 
-Memory and time are never compared as such, only the ratio of two rows of one table; it is reproduced if it is within
-5 % of the printed one, because machines differ more than that.
+Memory and time are never compared directly, only the ratio of two rows of one table. The ratio is reproduced if it is
+within 5 % of the printed one, because machines differ more than that.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from paretune.papers.tables import MEASURED, UNITS, Printed, Setting, decimals, 
 
 REPRODUCED, DIFFERS, CANNOT = "reproduced", "differs", "cannot be reproduced"
 VERDICTS = (REPRODUCED, DIFFERS, CANNOT)
-ACCURACY = "accuracy"  # the quantity that is never computed here
-TOLERANCE = Fraction(5, 100)  # of a ratio of memories or times
-BATCH = 64  # of memory where the paper does not say
+ACCURACY = "accuracy"  # a quantity that is never computed here
+TOLERANCE = Fraction(5, 100)  # for a ratio of memories or times
+BATCH = 64  # for memory, if the paper does not state the batch size
 ON_THEIR_GPU = {
     "inference memory": "GB on their GPU; pass --bench with a file measured on a GPU to compare ratios",
     "training time": "seconds on their GPU; pass --bench to compare ratios",
@@ -38,9 +38,9 @@ ON_THEIR_GPU = {
 class Finding:
     """A printed number, our number, and the verdict.
 
-    column: as printed; to: the row that it is a ratio or a difference to, if it is one
-    printed, ours, difference: as they are shown, with units; how: the reading; why: the reason for what is not
-    reproduced, and what is wrong with the printed number itself
+    column: as printed; to: the other row of a ratio or difference, or ""
+    printed, ours, difference: texts with units; how: the reading; why: the reason why a number is not reproduced, and
+    errors of the printed number itself
     """
 
     row: str
@@ -82,17 +82,17 @@ def _macs(setting: Setting, workshop: Workshop) -> Iterator[tuple[str, Fraction]
 
 
 def _judge_count(number: Printed, readings: Iterable[tuple[str, Fraction]]) -> Finding:
-    assert number.value is not None, "what is counted was printed"
+    assert number.value is not None, "a count has a printed value"
     scaled = ((name, count / UNITS[number.unit]) for name, count in readings)
     how, ours, fits = best(number.value, scaled)
     return _found(number, f"{number.value} {number.unit}", how, ours, number.value, fits, number.unit)
 
 
 def _judge_change(number: Printed, setting: Setting, workshop: Workshop) -> Finding:
-    """A difference of multiply-accumulates in percent, from our counts as they are or rounded as the paper rounds."""
+    """A difference of multiply-accumulates in percent, from our counts, and from our counts rounded as in the paper."""
     readings, against = [], number.against
     if number.change is None or against is None or against.setting is None or against.value is None:
-        return _cannot(number, "what it is a change of is not there")
+        return _cannot(number, "the number that this is a change to is missing")
     settings, digits = (setting, against.setting), decimals(against.value)
     for reading in MAC_READINGS:
         one, other = (Fraction(workshop.macs(each, reading), UNITS[number.unit]) for each in settings)
@@ -105,7 +105,7 @@ def _judge_change(number: Printed, setting: Setting, workshop: Workshop) -> Find
 def best(printed: str, readings: Iterable[tuple[str, Fraction]]) -> tuple[str, Fraction, bool]:
     """The first reading that rounds to the printed digits, or else the nearest: its name, its value, whether it fits.
 
-    Weights without biases are no count that anyone would give first, so they are never the nearest.
+    Papers hardly ever count weights without biases, so this reading is never the nearest.
     """
     low, high = map(Fraction, spread(printed))
     nearest = None
@@ -115,7 +115,7 @@ def best(printed: str, readings: Iterable[tuple[str, Fraction]]) -> tuple[str, F
         off = abs(value - Fraction(printed))
         if name != WEIGHTS_ONLY and (nearest is None or off < abs(nearest[1] - Fraction(printed))):
             nearest = name, value
-    assert nearest is not None, "some reading is more than weights without biases"
+    assert nearest is not None, "there is another reading than weights without biases"
     return (*nearest, False)
 
 
@@ -155,7 +155,9 @@ def _judge_ratio(number: Printed, bench: dict[str, Any] | None, workshop: Worksh
     """A ratio of memories or times of two rows."""
     setting, against = number.setting, number.against
     if setting is None or against is None:
-        return _cannot(number, "only ratios can be compared, and those of this table are to this row")
+        return _cannot(
+            number, "only ratios can be compared, and this is the row that the ratios of this table refer to"
+        )
     if against.setting is None:
         return _cannot(number, against.reason)
     printed = printed_ratio(number)
@@ -187,17 +189,17 @@ def within(ours: Fraction, printed: Fraction) -> bool:
 
 
 def printed_ratio(number: Printed) -> Fraction:
-    """What is printed, as a ratio to the row that it is held against."""
+    """The printed ratio of this row to the other row."""
     if number.change is not None:
         return 1 + Fraction(number.change) / 100
     base, other = Fraction(number.base or 0), None if number.against is None else number.against.value
-    assert number.value is not None, "a change or a value is printed"
-    assert other is not None, "a ratio is to a number"
+    assert number.value is not None, "the number has a change or a value"
+    assert other is not None, "a ratio needs the number of the other row"
     return (base + Fraction(number.value)) / (base + Fraction(other))
 
 
 def contradiction(number: Printed) -> str:
-    """A sentence where a printed change is not that of the two printed numbers, however these were rounded."""
+    """A sentence if a printed change does not follow from the two printed numbers, whatever their rounding. Else ""."""
     if number.change is None or number.against is None or number.value is None or number.against.value is None:
         return ""
     (low, high), (from_low, from_high) = spread(number.value), spread(number.against.value)

@@ -37,7 +37,7 @@ class Job:
 
     @property
     def competes(self) -> bool:
-        """Whether it trains as a candidate, on train800 and val200: the final trainings of most protocols do not."""
+        """Whether it is a candidate, which trains on train800 and is compared on val200, and not a final training."""
         return not self.test
 
     @property
@@ -52,12 +52,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where its training lies."""
+        """The folder of its training."""
         return trial_folder(self.setting, self.seed, self.out)
 
 
 def work(job: Job) -> Trial | None:
-    """Run a job, or read its earlier result. None if the loss became infinite; such a candidate is not chosen."""
+    """Run a job, or read its earlier result. None for a candidate whose loss became infinite: it is not chosen."""
     parts = job.suite.parts(job.task)
     train, validate = ("train800", "val200") if job.competes else (job.protocol.train, job.protocol.validate)
     data = Split(parts[train], parts[validate], parts["test"])
@@ -70,6 +70,6 @@ def work(job: Job) -> Trial | None:
 
 
 def prepare(threads: int) -> None:
-    """Prepare a new process for jobs beside others; only the process that started it handles Ctrl-C."""
+    """Prepare a new process that runs jobs beside others. Only the process that started it handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)

@@ -30,7 +30,7 @@ from paretune.train.trials import Trial
 
 @dataclass(frozen=True)
 class Plan:
-    """The comparison to run: recipes on the tasks of a suite, under a protocol, with seeds, on the backbone `model`.
+    """The comparison to run: recipes on the tasks of a suite, under a protocol, from seeds, on the backbone `model`.
 
     checkpoint: a local file of the backbone's weights, instead of its pretrained ones
     image_size: side of the square input in pixels, instead of the backbone's own
@@ -77,10 +77,10 @@ class Plan:
 
 @dataclass
 class Pair:
-    """A recipe on a task: candidates compete, the winner is trained from every seed.
+    """A recipe on a task: the best candidate learning rate is found, then the recipe is trained from every seed.
 
-    todo: the seeds that the ledger lacks; candidates: (learning rate, seed) -> score, None if it diverged; lr: the
-    chosen learning rate
+    todo: the seeds without a row in the ledger; candidates: (learning rate, seed) -> score, None if it diverged; lr:
+    the chosen learning rate
     """
 
     plan: Plan
@@ -112,13 +112,13 @@ class Pair:
             return []
         scores = {lr: known for lr in rates if (known := self._scores(lr))}
         if not scores:
-            raise Diverged(f"{self.recipe.name} on {self.task}: diverged at every learning rate, {rates}")
+            raise Diverged(f"{self.recipe.name} on {self.task} diverged at every learning rate: {rates}")
         if by_loss:
             return self._chosen(steadiest(rates, scores))
         return self._chosen(max(scores, key=lambda lr: (fmean(scores[lr]), -lr)))
 
     def _scores(self, lr: float) -> list[float]:
-        """The scores of a learning rate from every tuning seed; none if one of the trainings diverged."""
+        """The scores of a learning rate from all tuning seeds; [] if one of the trainings diverged."""
         values = [value for (rate, _), value in self.candidates.items() if rate == lr]
         known = [value for value in values if value is not None]
         return known if len(known) == len(values) else []
@@ -128,7 +128,7 @@ class Pair:
         return [self._job(lr, seed, test=True) for seed in self.todo]
 
     def folder(self, row: Result) -> Path:
-        """Where the training lies that a row of the ledger tells of."""
+        """The folder of the training of a row of the ledger."""
         return self._job(row.chosen["lr"], row.seed, test=True).folder
 
     def _job(self, lr: float, seed: int, test: bool) -> Job:
@@ -195,10 +195,10 @@ class Pair:
 
 
 def steadiest(rates: Sequence[float], losses: dict[float, list[float]]) -> float:
-    """The learning rate to choose by validation losses: the middle of the longest row of good neighbours.
+    """The learning rate to choose by validation losses: the middle of the longest run of good neighbours.
 
-    rates: ascending; losses: of every rate that did not diverge, one for each seed, equally many. A rate is good if its
-    mean loss is within one standard error of the lowest mean. Of two middles the smaller rate is chosen.
+    rates: ascending; losses: for every rate that did not diverge, one loss for each seed. A rate is good if its mean
+    loss is within one standard error of the lowest mean. If there are two middles, the smaller rate is chosen.
     """
     means = {lr: fmean(values) for lr, values in losses.items()}
     best = min(means, key=means.__getitem__)

@@ -1,4 +1,4 @@
-"""How far a suite is, and how long it will still take."""
+"""The progress of a suite, and the time that is left."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Progress:
     """Counts jobs. `total` is the largest possible number of jobs. The time left is estimated from the finished jobs,
     without those that only read an earlier result."""
 
-    INSTANT = 1.0  # seconds: a job that ended sooner was read, not run
+    INSTANT = 1.0  # seconds: a job that ended sooner only read an earlier result
 
     def __init__(self, total: int):
         self.total, self.finished = total, 0
         self.before, self.took = monotonic(), []
 
     def done(self, job: Job, trial: Trial | None) -> str:
-        """One line for people on a job that has just ended."""
+        """One line about a job that has just ended."""
         now = monotonic()
         if now - self.before > self.INSTANT:
             self.took.append(now - self.before)
@@ -30,7 +30,7 @@ class Progress:
         return f"{self.finished} of {self.total}  {job}: {score}  {self.left()}"
 
     def left(self) -> str:
-        """The time left, such as "about 1:07 h left"; empty before anything was trained."""
+        """The time left, such as "about 1:07 h left"; "" before the first training."""
         if not self.took or self.finished == self.total:
             return ""
         minutes = round(fmean(self.took[-30:]) * (self.total - self.finished) / 60)

@@ -18,13 +18,13 @@ class Protocol:
     """How every recipe is tuned, trained and tested.
 
     schedule: the training schedule, equal for all recipes except for the learning rate
-    factors: the candidate learning rates are the recipe's own times these; a single factor means no tuning
+    factors: the candidate learning rates are the recipe's own rate times these; a single factor means no tuning
     train, validate: the parts to train on and to choose on; with several factors, candidates always train on train800
         and are compared on val200
     look_every: the best epoch on `validate` among every `look_every` epochs is kept, or the last epoch if None
     tuning_seeds: a candidate's score is its mean over training runs with these seeds
     by: a candidate's score on val200: "accuracy", or "loss". By loss, rates within one standard error of the lowest
-        are equally good, and the middle of the longest row of good rates is chosen
+        are equally good, and the middle of the longest run of good rates is chosen
     choose: how the epoch is chosen, as in `train.fit`
     preprocessing: entries that replace the backbone's own, such as mean and std
     """
@@ -57,7 +57,7 @@ class Protocol:
             "test_used": "to choose the epoch" if looks and self.validate == "test" else "once",
             "augment": self.schedule.augment,
             "schedule": {key: value for key, value in asdict(self.schedule).items() if key != "lr"},
-            **later,  # rows of ledgers from before these could be chosen have no such entries
+            **later,  # older rows of ledgers have no such entries
         }
 
     def rates(self, recipe: Recipe) -> list[float]:
@@ -77,7 +77,8 @@ class Protocol:
 
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _NOTHING = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-# Of the PETL-ViT family, FPET and Adapter+ alike: AdamW, 100 epochs of batch 64, 10 of them warm-up, no augmentation.
+# The same for the PETL-ViT family, FPET and Adapter+: AdamW, 100 epochs of batch 64, 10 of them warm-up, no
+# augmentation.
 _VTAB = Schedule(epochs=100, batch_size=64, weight_decay=1e-4, warmup_epochs=10, drop_path=0.1)
 _ADAPTER_PLUS = replace(_VTAB, warmup_lr=1e-5, min_lr=1e-6)
 PROTOCOLS = {
@@ -85,14 +86,14 @@ PROTOCOLS = {
     for one in (
         Protocol(
             "offline",
-            "10 epochs on 800 images; learning rate and epoch chosen on 200 others, per task; the test looked at once",
+            "10 epochs on 800 images; learning rate and epoch chosen on 200 others, per task; the test is used once",
             Schedule(epochs=10, batch_size=32, weight_decay=1e-4, warmup_epochs=1),
             factors=(3.0, 10.0, 30.0),
         ),
         Protocol(
             "steady",
-            "10 epochs on 800 images; the learning rate by the validation loss of three trainings each, the epoch "
-            "carefully, on 200 others, per task; the test looked at once",
+            "10 epochs on 800 images; per task, 200 others choose the learning rate, by the loss of three trainings "
+            "each, and the epoch, carefully; the test is used once",
             Schedule(epochs=10, batch_size=32, weight_decay=1e-4, warmup_epochs=1),
             factors=(1.0, 3.0, 10.0, 30.0),
             tuning_seeds=(0, 1, 2),
@@ -109,7 +110,7 @@ PROTOCOLS = {
         ),
         Protocol(
             "petl-vit",
-            "what FacT, Convpass and RepAdapter print: trained on all 1,000 images with ImageNet's mean and std, the "
+            "protocol of FacT, Convpass and RepAdapter: trained on all 1,000 images with ImageNet's mean and std, the "
             "best of every tenth epoch ON THE TEST images; for comparison with their tables only",
             _VTAB,
             train="train800val200",
@@ -119,7 +120,7 @@ PROTOCOLS = {
         ),
         Protocol(
             "fpet",
-            "what FPET and Bi-AdaptFormer print: as petl-vit, with images that are not normalised",
+            "protocol of FPET and Bi-AdaptFormer: as petl-vit, with images that are not normalised",
             _VTAB,
             train="train800val200",
             validate="test",

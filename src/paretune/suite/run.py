@@ -1,4 +1,4 @@
-"""Tune, train and test every recipe on every task under one protocol; each result is a row of the ledger.
+"""Tune, train and test every recipe on every task under one protocol. Each result is a row of the ledger.
 
 OUT/<task>/<recipe>/lr<lr>/seed<seed>/     one training, see train/trials.py: a finished one is not repeated
 OUT/ledger.jsonl                           a row per recipe, task and seed, written when its test is done
@@ -23,10 +23,10 @@ LEDGER = "ledger.jsonl"
 
 
 def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None] = lambda line: None) -> list[str]:
-    """Run everything that the ledger lacks; returns a sentence for every job that failed. The other jobs continue.
+    """Run all jobs without a row in the ledger. Returns a sentence for every job that failed; the others continue.
 
     Jobs of the first task come first, and the seeds of a recipe and task start when the learning rate is chosen. The
-    next call runs jobs again that failed or were interrupted. The pool is closed at the end. Raises UsageError for a
+    next call repeats jobs that failed or were interrupted. The pool is closed at the end. Raises UsageError for a
     recipe that does not fit the backbone, before anything is trained.
     """
     plan.check()
@@ -68,22 +68,22 @@ def run_suite(plan: Plan, pool: Pool, ledger: Ledger, tell: Callable[[str], None
 
 
 def answers(plan: Plan, ledger: Ledger) -> dict[tuple[str, str, int], Result]:
-    """The rows that the ledger has of what a plan asks, by task, recipe and seed, in the plan's order."""
+    """The rows of the ledger that belong to a plan, by task, recipe and seed, in the plan's order."""
     known = {key(_completed(row)): row for row in ledger.rows()}
-    asked = {
+    planned = {
         (pair.task, pair.recipe.name, seed): key(pair.question(seed)) for pair in plan.pairs() for seed in plan.seeds
     }
-    return {names: known[question] for names, question in asked.items() if question in known}
+    return {names: known[question] for names, question in planned.items() if question in known}
 
 
 def run_here(
     plan: Plan, ledger: Ledger, tell: Callable[[str], None] = lambda line: None
 ) -> dict[tuple[str, str, int], Result]:
-    """All answers to a plan; what the ledger lacks is run first, one training after the other.
+    """All results of a plan. Those without a row in the ledger are run first, one training after another.
 
-    Raises UsageError for what failed, after all others have ended.
+    Raises UsageError for jobs that failed, after all others have ended.
     """
-    refuse(run_suite(plan, Here(work), ledger, tell), "not all trainings ended")
+    refuse(run_suite(plan, Here(work), ledger, tell), "some trainings failed")
     return answers(plan, ledger)
 
 

@@ -21,13 +21,13 @@ REAL = {
     "elpv": "industry", "textile": "industry", "icons": "symbols", "typefaces": "symbols", "letters": "writing",
     "digits": "writing",
 }  # fmt: skip
-"""The tasks that scripts/real_material.py makes of public packages."""
+"""The tasks that scripts/real_material.py makes from public packages, with their groups."""
 
 
 class Source(NamedTuple):
-    """Where images come from: `read(*given, task)` gives the parts of a task, data sets by their names.
+    """Where images come from: `read(*given, task)` returns the parts of a task, {name: data set}.
 
-    A source equals its copy in another process, so that what was read once is found again.
+    A source is equal to its copy in another process, so that data which were read once are found again.
     """
 
     read: Callable[..., Mapping[str, ImageSet]]
@@ -60,25 +60,25 @@ def _parts(source: Source, task: str) -> Mapping[str, ImageSet]:
 
 
 def read_task(root: Path, task: str) -> Mapping[str, ImageSet]:
-    """The parts of a task below `root`: laid out as VTAB-1K, or as folders train/, val/ and test/ of class folders."""
+    """The parts of a task in `root`, in the layout of VTAB-1K, or as class folders in train/, val/ and test/."""
     folder = root / task
     in_classes = (folder / "train").is_dir() and not is_vtab_task(folder)
     return folder_task(folder) if in_classes else vtab_task(root, task)
 
 
 def open_suite(name: str, root: str | Path | None = None) -> Suite:
-    """ "offline", drawn here; "vtab1k" or "real" with the folder that holds its tasks; or a folder of your own tasks.
+    """The suite "offline", which is drawn; "vtab1k" or "real", with the folder `root` of its tasks; or your own folder.
 
-    A folder of your own is laid out as VTAB-1K: FOLDER/TASK/train800.txt, val200.txt, train800val200.txt, test.txt and
-    images; FOLDER/suite.json may say {"groups": {"TASK": "GROUP"}}. Raises UsageError for what is missing.
+    Your own folder has the layout of VTAB-1K: FOLDER/TASK/train800.txt, val200.txt, train800val200.txt, test.txt and
+    images. FOLDER/suite.json may contain {"groups": {"TASK": "GROUP"}}. Raises UsageError if something is missing.
     """
     if name == "offline":
         if root is not None:
-            raise UsageError("the offline suite is drawn, it takes no folder of data")
+            raise UsageError("the suite offline is drawn and needs no data: leave --data out")
         return Suite("offline", {task: drawn.group for task, drawn in OFFLINE.items()}, Source(offline_parts))
     if name == "vtab1k":
         if root is None:
-            raise UsageError("the suite vtab1k needs the folder that holds its 19 tasks: --data FOLDER")
+            raise UsageError("the suite vtab1k needs the folder of its 19 tasks: --data FOLDER")
         return _vtab(Path(root))
     if name == "real" and root is not None:
         return _real(Path(root))
@@ -88,8 +88,8 @@ def open_suite(name: str, root: str | Path | None = None) -> Suite:
 def _vtab(root: Path) -> Suite:
     if missing := [task for task in VTAB if not (root / task).is_dir()]:
         raise UsageError(
-            f"{root} lacks {', '.join(missing)} of VTAB-1K's 19 tasks: `paretune data verify {root}` says more; "
-            "for some of its tasks alone give the folder as --suite, and name them with --tasks"
+            f"{root} lacks {', '.join(missing)} of VTAB-1K's 19 tasks: `paretune data verify {root}` reports details; "
+            "to run only some tasks, give the folder as --suite and the tasks with --tasks"
         )
     return Suite("vtab1k", {task: known.group for task, known in VTAB.items()}, Source(read_task, (root,)))
 
@@ -97,8 +97,8 @@ def _vtab(root: Path) -> Suite:
 def _real(root: Path) -> Suite:
     if missing := [task for task in REAL if not (root / task / "train").is_dir()]:
         raise UsageError(
-            f"{root} lacks {', '.join(missing)} of the tasks of the suite real: `python scripts/real_material.py --out "
-            f"{root}` makes them"
+            f"{root} lacks {', '.join(missing)} of the suite real: `python scripts/real_material.py --out {root}` "
+            "makes these tasks"
         )
     return Suite("real", dict(REAL), Source(read_task, (root,)))
 
@@ -107,8 +107,8 @@ def _own(root: Path) -> Suite:
     tasks = sorted(path.parent.name for path in root.glob("*/train800.txt")) if root.is_dir() else []
     if not tasks:
         raise UsageError(
-            f"unknown suite '{root}': use offline, vtab1k or real with --data FOLDER, or a folder that holds "
-            "TASK/train800.txt, val200.txt, train800val200.txt and test.txt as VTAB-1K does"
+            f"unknown suite '{root}': use offline, vtab1k or real with --data FOLDER, or a folder with "
+            "TASK/train800.txt, val200.txt, train800val200.txt and test.txt as in VTAB-1K"
         )
     groups = read(root / GROUPS, formats.GROUPS).get("groups", {}) if (root / GROUPS).exists() else {}
     known = {task: one.group for task, one in VTAB.items()}
