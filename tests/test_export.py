@@ -405,7 +405,7 @@ def test_files_that_are_no_artefacts_are_refused(onnx_file, tmp_path):
 def test_descriptions_are_checked(spoilt, onnx_file):
     good = Artefact(onnx_file).description
     assert Description.from_text(good.to_text(), "it") == good
-    with pytest.raises(UsageError, match="the description in it lacks or misstates"):
+    with pytest.raises(UsageError, match="the description in it has missing or wrong entries"):
         Description.from_text(json.dumps({**json.loads(good.to_text()), **spoilt}), "it")
 
 

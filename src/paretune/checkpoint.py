@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from paretune import stored
-from paretune.named_backbone import obtain
 from paretune.backbone import Backbone, Unfilled, create, reason
 from paretune.core import anatomy, packed, peft_modules
 from paretune.core.model import Adapted
@@ -30,6 +29,7 @@ from paretune.errors import UsageError, plain
 from paretune.files import Staged
 from paretune.frozen import fingerprint, on_cpu, share, split
 from paretune.methods import Methods
+from paretune.named_backbone import obtain
 from paretune.plan import assemble
 from paretune.saved import CONFIG, check_config, described, read_config
 from paretune.schema import parse
