@@ -61,9 +61,10 @@ PARTS = ("", "more", "rest")
 def share(anatomy: str, part: str) -> list[str]:
     """The part of the matrix that is tried on a backbone.
 
-    `make quick` and `make test` try a diagonal, which holds every row and column, another one for every backbone, so that
-    all of the matrix is seen. A third of every diagonal is quick, and these thirds see all of the matrix too. The rest
-    runs by `make exhaustive`."""
+    `make test` tries a diagonal, which holds every row and column, another one for every backbone, so that all of the
+    matrix is seen. A third of every diagonal is quick; these thirds together see all of the matrix too. The rest runs
+    by `make exhaustive`.
+    """
     shift = list(ANATOMIES).index(anatomy)
     diagonal = [(i + j - shift) % len(COLUMNS) == 0 for i in range(len(ROWS)) for j in range(len(COLUMNS))]
     on_it = [label for label, on in zip(MATRIX, diagonal, strict=True) if on]
@@ -79,9 +80,9 @@ REST = (pytest.mark.slow, pytest.mark.exhaustive)
 MARKS = {"": (), "more": pytest.mark.slow, "rest": REST}
 
 
-def third(things: Iterable) -> list:
-    """Every third of these in `make test`, the others in `make exhaustive`: for what takes seconds each."""
-    return [pytest.param(one, marks=REST) if i % 3 else one for i, one in enumerate(things)]
+def third(things: Iterable, others: object = REST) -> list:
+    """Every third of these in `make test`, the others in `make exhaustive`, or where the marks say."""
+    return [pytest.param(one, marks=others) if i % 3 else one for i, one in enumerate(things)]
 
 
 @functools.cache
@@ -180,7 +181,7 @@ def test_every_trained_tensor_gets_a_gradient_and_no_frozen_one_does(anatomy, ad
     assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == trained(model)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("label", MATRIX)
 def test_training_in_half_precision_loses_no_token_and_no_gradient(label, dtype):
     model = stirred(make("registers_gap", *MATRIX[label])).train()
@@ -294,7 +295,7 @@ def test_every_backbone_trains_as_one_compiled_graph(anatomy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reducer", COLUMNS)
+@pytest.mark.parametrize("reducer", third(COLUMNS))
 def test_inference_is_one_compiled_graph(reducer):
     model = short("deit_distilled", 2, ROWS["several"], COLUMNS[reducer]).eval()
     with torch.no_grad():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_contract import third
 from typer.testing import CliRunner
 
 import paretune as pt
@@ -66,7 +67,7 @@ def cost_rows() -> list[tuple[str, ...]]:
     return re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d.]+) \| (\d+) \|$", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("row", cost_rows(), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", third(cost_rows(), pytest.mark.slow), ids=lambda row: row[0])
 def test_the_table_of_costs_is_what_cost_computes(row):
     name, trained, gmacs, tokens = row
     recipe = pt.recipe(name)
