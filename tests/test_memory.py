@@ -58,7 +58,7 @@ def test_what_is_computed_again_gives_the_same_gradients(row, column):
     same(stirred(make("vit", ROWS[row], REDUCED[column])), images("vit"))
 
 
-@pytest.mark.parametrize("family", ANATOMIES)
+@pytest.mark.parametrize("family", third(ANATOMIES, pytest.mark.slow))
 def test_every_family_computes_its_mlp_again(family):
     adapters = (pt.LoRA(rank=2, at="q v"), pt.AdaptFormer(width=16))
     model = stirred(make(family, adapters, SETTINGS[pt.EViT]))
@@ -274,7 +274,8 @@ run()
     "more",
     [
         pytest.param(("--batch-size", "32"), marks=pytest.mark.exhaustive),
-        ("--memory", "exact", "--image-size", "96"),
+        pytest.param(("--memory", "exact", "--image-size", "96"), marks=pytest.mark.exhaustive),
+        ("--memory", "exact", "--image-size", "96", "--recipe", "sparse-tuning"),
     ],
 )
 def test_a_training_tells_what_its_process_will_need(more, tmp_path):

@@ -347,12 +347,14 @@ def test_the_full_models_cost_what_is_printed_once_layernorm_counts(workshop):
     assert found("sparse-tuning-XIII", "Full fine-tuning", "parameters", workshop).verdict == REPRODUCED
 
 
+@pytest.mark.slow
 def test_fpet_figure_3_is_arithmetic_on_rounded_counts(workshop):
     checked = check("fpet-figure-3", None, workshop)
     assert checked.counts() == {REPRODUCED: 4, DIFFERS: 0, CANNOT: 0}
     assert [f.how.endswith("from rounded counts") for f in checked.findings] == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_what_contradicts_itself_differs_and_says_so(workshop):
     vtab = found("sparse-tuning-II", "Sparse-Tuning, keep 0.7", "parameters", workshop)
     assert vtab.verdict == DIFFERS
