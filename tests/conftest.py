@@ -37,6 +37,10 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+def pytest_sessionfinish(session):
+    gc.unfreeze()  # some libraries count at exit what was not given back
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """What is remembered of pictures stays with the tests, in processes that they start too."""
