@@ -10,9 +10,9 @@ demo: $(VENV)/ready
 	$(BIN)/paretune demo
 
 # Two processes of one thread each: faster than one of two threads. A file stays in one process, so that what its tests
-# share is made once.
+# share is made once; tests/conftest.py puts the longest files first.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/ready
 	$(PYTEST)

@@ -53,6 +53,7 @@ def test_every_row_fits_the_papers_backbone_and_the_embedded_one(paper):
         pt.adapt("paretune_tiny", row.methods.adapters, row.methods.reducer, 2)
 
 
+@pytest.mark.slow
 def test_the_parameters_of_the_widths_are_those_of_the_sheet():
     rows = variants("sparse-tuning", ["x"])
     found = ablation(rows, "vit_base_patch16_224", None, [0], Schedule(), "unused")

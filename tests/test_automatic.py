@@ -35,6 +35,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(automatic, "TRIED", dict.fromkeys(automatic.TRIED, 1))
 
 
+@pytest.mark.slow
 def test_few_images_train_a_head_at_the_rate_of_the_lowest_loss(monkeypatch):
     monkeypatch.setattr(automatic, "TRIED", {"linear": 2})
     found = choose(build, pictures(16), pictures(8, 1), device="cpu")
@@ -125,6 +126,7 @@ def test_the_command_needs_data_and_a_folder_only(quick, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------------------- advise
 
 
+@pytest.mark.slow
 def test_advice_names_problems_probes_and_forecasts(quick, tmp_path):
     for name, shade in (("dark", 40), ("bright", 200)):
         (tmp_path / "data" / name).mkdir(parents=True)

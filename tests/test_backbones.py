@@ -96,6 +96,7 @@ def test_no_adapter_no_reducer_is_timm_bit_for_bit(anatomy):
     assert difference(pt.adapt(timm_model).eval(), timm_model, images) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_architectures_are_timm_bit_for_bit(name):
     timm_model = build(name, **PUBLISHED[name])
@@ -103,6 +104,7 @@ def test_the_published_architectures_are_timm_bit_for_bit(name):
     assert difference(pt.adapt(timm_model).eval(), timm_model, images) == 0.0
 
 
+@pytest.mark.slow
 def test_every_vit_that_timm_has_is_timm_bit_for_bit_or_refused_by_name():
     tiny = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": CLASSES}
     equal, refused = [], []

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from rich.console import Console
-from test_contract import MATRIX
+from test_contract import MATRIX, ONCE, REST
 from torch import nn
 from typer.testing import CliRunner
 
@@ -228,12 +228,14 @@ def test_every_row_holds_costs_by_the_rule_and_ratios_to_timm(measured):
             assert row.error is None
 
 
+@pytest.mark.slow
 def test_folded_leaves_cost_nothing_and_still_count_as_trained():
     found = rows(bench(["lora"], merge=True))
     assert found["lora", 1].macs_ratio == 1.0
     assert found["lora", 1].cost.trained_without_head == 12 * 4 * 96 * 8
 
 
+@pytest.mark.slow
 def test_ratios_refer_to_another_recipe_on_request_and_it_takes_part():
     found = rows(bench(["fpet-lora"], baseline="lora"))
     assert list(found) == [("timm", 1), ("fpet-lora", 1), ("lora", 1)]
@@ -282,20 +284,25 @@ def test_tables_fit_the_terminal_and_say_under_what_terms(measured, width):
     assert "36.9k" in str(measured)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.exhaustive) for part in (1, 2, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["once", *(pytest.param(part, marks=REST) for part in range(4))])
 def test_every_adapter_with_every_reducer_passes_through(part):
-    labels = sorted(MATRIX)[part::4]
+    labels = sorted(ONCE) if part == "once" else sorted(MATRIX.keys() - ONCE)[part::4]
     result = bench([recipe(label, *MATRIX[label]) for label in labels], (2,), train=True)
     assert result.errors == []
     assert {row.recipe for row in result.rows if row.forward and row.step} == {"timm", *labels}
 
 
-def test_every_recipe_passes_through():
-    result = bench(pt.recipes(), train=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_every_recipe_passes_through(step):
+    names = list(pt.recipes())[::step]
+    result = bench(names, train=True)
     assert result.errors == []
-    assert [row.recipe for row in result.rows if row.forward and row.step] == ["timm", *pt.recipes()]
+    assert [row.recipe for row in result.rows if row.forward and row.step] == ["timm", *names]
 
 
+@pytest.mark.slow
 def test_other_number_types_and_image_sizes_pass_through():
     terms = {"image_size": 64, "dtype": "bfloat16", "train": True}
     result = pt.bench("vit_tiny_patch16_224", ["sparse-tuning"], (1,), **terms, **FAST)
@@ -490,6 +497,7 @@ def test_wrong_words_end_in_one_sentence_and_exit_code_2(words, sentence):
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_contestant_is_printed_and_ends_with_exit_code_1(monkeypatch):
     def fail(self, key, step, batch):
         self._failed(key, "step", RuntimeError("no room"))
@@ -509,6 +517,7 @@ def a_row(recipe, seconds, adapters=(), reducer=None, settings=True):
     return Row(recipe, 1, said, cost, 1.0, times(seconds, 1, [1.0] * len(seconds)), 1.0, None, Memory(), None, None)
 
 
+@pytest.mark.slow
 def test_a_reducer_that_is_no_faster_than_the_same_adapters_does_not_pay():
     lora, fpet = [{"kind": "LoRA"}], {"kind": "FPET"}
     rows = [

@@ -92,6 +92,7 @@ def test_eval_finds_the_accuracy_that_training_recorded(trained, tree):
     assert "all accuracy" in everything.stdout
 
 
+@pytest.mark.slow
 def test_eval_knows_that_images_of_the_same_length_have_changed(tmp_path):
     data = draw_tree(tmp_path / "data")
     for file in list(data.rglob("*.png")):
@@ -125,6 +126,7 @@ def test_predict_names_classes(trained, tree):
     assert re.fullmatch(r"(.*\.png: (blue|red) \d+\.\d%\n){2}", text)
 
 
+@pytest.mark.slow
 def test_train_takes_settings_and_a_folder_with_val(tmp_path):
     for split in ("train", "val"):
         draw_tree(tmp_path / "data" / split, count=4)
@@ -137,6 +139,7 @@ def test_train_takes_settings_and_a_folder_with_val(tmp_path):
     assert (spec.reducer.keep, spec.reducer.blocks, spec.adapters[0].width) == (0.5, (2, 5), 4)
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_skipped_on_request_and_told(tree, tmp_path):
     data = draw_tree(tmp_path / "data")
     (data / "red" / "bad.png").write_bytes(b"\x89PNG")
@@ -284,6 +287,7 @@ def test_usage_errors_of_the_parser_exit_with_2(args):
     assert "Traceback" not in done.output
 
 
+@pytest.mark.slow
 def test_shards_train_and_are_evaluated_like_folders(tree, tmp_path):
     data, out = tmp_path / "shards", tmp_path / "out"
     assert cli("data", "convert", tree, data, "--to", "shards", "--shard-size", 3).exit_code == 0
@@ -294,6 +298,7 @@ def test_shards_train_and_are_evaluated_like_folders(tree, tmp_path):
     assert pt.load(out).classes == ["blue", "red"]
 
 
+@pytest.mark.slow
 def test_train_of_a_run_means_the_images_that_it_trained_on(tree, tmp_path):
     """Also where the data have a train folder and no val, and where only a few images a class were taken."""
     (tmp_path / "data").mkdir()

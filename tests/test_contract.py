@@ -55,20 +55,34 @@ COLUMNS = {"no reducer": None, **{kind.__name__: SETTINGS[kind] for kind in REDU
 MATRIX = {f"{row} x {column}": (ROWS[row], COLUMNS[column]) for row in ROWS for column in COLUMNS}
 
 
-def share(anatomy: str, rest: bool) -> list[str]:
-    """The part of the matrix that is tried on a backbone: always a diagonal, which holds every row and column, another
-    one for every backbone, so that all of the matrix is seen; the rest runs by `make exhaustive`."""
+PARTS = ("", "more", "rest")
+
+
+def share(anatomy: str, part: str) -> list[str]:
+    """The part of the matrix that is tried on a backbone.
+
+    `make test` tries a diagonal, which holds every row and column, another one for every backbone, so that all of the
+    matrix is seen. A third of every diagonal is quick; these thirds together see all of the matrix too. The rest runs
+    by `make exhaustive`.
+    """
     shift = list(ANATOMIES).index(anatomy)
     diagonal = [(i + j - shift) % len(COLUMNS) == 0 for i in range(len(ROWS)) for j in range(len(COLUMNS))]
-    return [label for label, on_it in zip(MATRIX, diagonal, strict=True) if on_it != rest]
+    on_it = [label for label, on in zip(MATRIX, diagonal, strict=True) if on]
+    quick = on_it[shift // len(COLUMNS) % 3 :: 3]
+    return {
+        "": quick,
+        "more": [label for label in on_it if label not in quick],
+        "rest": [label for label in MATRIX if label not in on_it],
+    }[part]
 
 
 REST = (pytest.mark.slow, pytest.mark.exhaustive)
+MARKS = {"": (), "more": pytest.mark.slow, "rest": REST}
 
 
-def third(things: Iterable) -> list:
-    """Every third of these in `make test`, the others in `make exhaustive`: for what takes seconds each."""
-    return [pytest.param(one, marks=REST) if i % 3 else one for i, one in enumerate(things)]
+def third(things: Iterable, others: object = REST) -> list:
+    """Every third of these in `make test`, the others in `make exhaustive`, or where the marks say."""
+    return [pytest.param(one, marks=others) if i % 3 else one for i, one in enumerate(things)]
 
 
 @functools.cache
@@ -112,12 +126,15 @@ def contract(check: Callable[[str, tuple, object], None]) -> Callable:
     """A test for every backbone that runs `check(anatomy, adapters, reducer)` and names what fails."""
 
     @pytest.mark.parametrize(
-        ("anatomy", "rest"),
-        [pytest.param(name, False, id=name) for name in ANATOMIES]
-        + [pytest.param(name, True, id=f"{name}-rest", marks=REST) for name in ANATOMIES],
+        ("anatomy", "part"),
+        [
+            pytest.param(name, part, id=f"{name}-{part}".strip("-"), marks=MARKS[part])
+            for part in PARTS
+            for name in ANATOMIES
+        ],
     )
-    def test(anatomy: str, rest: bool) -> None:
-        for label in share(anatomy, rest):
+    def test(anatomy: str, part: str) -> None:
+        for label in share(anatomy, part):
             try:
                 check(anatomy, *MATRIX[label])
             except Exception as error:
@@ -130,8 +147,8 @@ def contract(check: Callable[[str, tuple, object], None]) -> Callable:
 def test_every_registered_method_is_under_contract():
     assert set(SETTINGS) == {*ADAPTERS, *REDUCERS}
     assert len(MATRIX) == (len(ADAPTERS) + 3) * (len(REDUCERS) + 1)
-    assert {label for anatomy in ANATOMIES for label in share(anatomy, rest=False)} == set(MATRIX)
-    assert {*share("clip", rest=False), *share("clip", rest=True)} == set(MATRIX)
+    assert {label for anatomy in ANATOMIES for label in share(anatomy, "")} == set(MATRIX)
+    assert {label for part in PARTS for label in share("clip", part)} == set(MATRIX)
 
 
 @contract
@@ -164,7 +181,7 @@ def test_every_trained_tensor_gets_a_gradient_and_no_frozen_one_does(anatomy, ad
     assert {name for name, tensor in model.named_parameters() if tensor.grad is not None} == trained(model)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("label", MATRIX)
 def test_training_in_half_precision_loses_no_token_and_no_gradient(label, dtype):
     model = stirred(make("registers_gap", *MATRIX[label])).train()
@@ -278,7 +295,7 @@ def test_every_backbone_trains_as_one_compiled_graph(anatomy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reducer", COLUMNS)
+@pytest.mark.parametrize("reducer", third(COLUMNS))
 def test_inference_is_one_compiled_graph(reducer):
     model = short("deit_distilled", 2, ROWS["several"], COLUMNS[reducer]).eval()
     with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from anatomies import ANATOMIES
 from PIL import Image
+from test_contract import third
 from torch import nn
 from typer.testing import CliRunner
 
@@ -39,7 +40,7 @@ def refused(done):
 # ----------------------------------------------------------------------------------------------------------- the sums
 
 
-@pytest.mark.parametrize("name", pt.recipes())
+@pytest.mark.parametrize("name", third(pt.recipes(), pytest.mark.slow))
 def test_the_rows_of_every_recipe_add_up_to_its_cost(name):
     recipe = pt.recipe(name)
     model = tiny(recipe.adapters, recipe.reducer)
@@ -52,7 +53,7 @@ def test_the_rows_of_every_recipe_add_up_to_its_cost(name):
     assert [row.tokens for row in found.blocks if row.tokens] == list(cost.tokens)
 
 
-@pytest.mark.parametrize("name", ANATOMIES)
+@pytest.mark.parametrize("name", third(ANATOMIES, pytest.mark.slow))
 def test_the_rows_of_every_anatomy_add_up_and_leave_the_model_as_it_was(name):
     build, size = ANATOMIES[name]
     model = pt.adapt(build(0), [pt.LoRA(rank=2), pt.DenseAdapter(width=4)], pt.EViT(keep=0.5, blocks=(1, 2)), classes=5)
@@ -178,6 +179,7 @@ def _methods(name):
     return recipe.adapters, recipe.reducer
 
 
+@pytest.mark.slow
 def test_large_images_on_vit_b_need_no_memory():
     (row,) = growth("vit_base_patch16_224", pt.recipe("sparse-tuning"), [1024])
     assert row.tokens == (4097, 1409)
@@ -198,6 +200,7 @@ def test_a_recipe_that_does_not_fit_a_size_is_refused_with_the_size():
 # -------------------------------------------------------------------------------------------------------- as a command
 
 
+@pytest.mark.slow
 def test_sizes_take_several_values_after_one_flag():
     done = cli("cost", "--model", "paretune_tiny", "--recipe", "linear", "fpet-lora", "--sizes", 32, 48, "--json")
     rows = json.loads(done.stdout)["sizes"]
@@ -220,6 +223,7 @@ def test_detail_prints_a_row_per_block_and_json_that_adds_up():
     assert sum(row["trained"] for row in found["groups"]) == found["trained"]
 
 
+@pytest.mark.slow
 def test_several_recipes_stand_side_by_side():
     asked = ("cost", "--model", "paretune_tiny", "--recipe", "linear", "lora", "--classes", 10)
     assert json.loads(cli(*asked, "--json").stdout)["recipes"]["linear"]["trained"] == 970
@@ -251,6 +255,7 @@ def test_wrong_requests_end_in_one_sentence(args, says, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_plot_is_drawn_as_its_suffix_says(suffix, tmp_path):
     pytest.importorskip("matplotlib")

@@ -301,6 +301,7 @@ def spoil_before(monkeypatch, path):
     monkeypatch.setattr(module, "fit", spoiling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "augment"), [(0, "crop"), (1, "none"), (1, "crop")])
 def test_a_picture_that_goes_bad_in_training_is_named_or_skipped(tmp_path, monkeypatch, workers, augment):
     class_tree(tmp_path / "data", ("train", "val"))

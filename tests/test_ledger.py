@@ -63,6 +63,7 @@ def test_tuples_ask_what_lists_ask():
     )
 
 
+@pytest.mark.slow
 def test_four_processes_lose_no_line(path):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from anatomies import ANATOMIES, P8, anatomy
 from PIL import Image
-from test_contract import CLASSES, ROWS, SETTINGS, images, make, stirred
+from test_contract import CLASSES, ROWS, SETTINGS, images, make, stirred, third
 from test_laws import Affine, Half
 from test_train import run, small_model
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def test_what_is_computed_again_gives_the_same_gradients(row, column):
     same(stirred(make("vit", ROWS[row], REDUCED[column])), images("vit"))
 
 
-@pytest.mark.parametrize("family", ANATOMIES)
+@pytest.mark.parametrize("family", third(ANATOMIES, pytest.mark.slow))
 def test_every_family_computes_its_mlp_again(family):
     adapters = (pt.LoRA(rank=2, at="q v"), pt.AdaptFormer(width=16))
     model = stirred(make(family, adapters, SETTINGS[pt.EViT]))
@@ -156,6 +156,7 @@ def of_vit_b(methods: tuple, memory: str) -> int:
     return fake_memory.saved_bytes(model, 8)
 
 
+@pytest.mark.slow
 def test_sparse_tuning_keeps_less_than_half_of_what_adaptformer_keeps():
     whole = of_vit_b(RIVAL, "full")
     full, exact, low = (of_vit_b(SPARSE, memory) / whole for memory in ("full", "exact", "low"))
@@ -247,7 +248,9 @@ def test_what_lives_is_what_was_made_and_not_yet_freed():
     assert live.course == [4000, 4000, 4000, 0]
 
 
-@pytest.mark.parametrize("recipe", ["sparse-tuning", "full", "fpet-lora", "sparse-tuning-dynamicvit", "vpt"])
+@pytest.mark.parametrize(
+    "recipe", third(["sparse-tuning", "full", "fpet-lora", "sparse-tuning-dynamicvit", "vpt"], pytest.mark.slow)
+)
 def test_two_small_batches_tell_the_peak_of_a_large_one(recipe):
     methods = pt.recipe(recipe)
     model = pt.adapt("paretune_tiny", methods.adapters, methods.reducer, 10)
@@ -271,7 +274,8 @@ run()
     "more",
     [
         pytest.param(("--batch-size", "32"), marks=pytest.mark.exhaustive),
-        ("--memory", "exact", "--image-size", "96"),
+        pytest.param(("--memory", "exact", "--image-size", "96"), marks=pytest.mark.exhaustive),
+        ("--memory", "exact", "--image-size", "96", "--recipe", "sparse-tuning"),
     ],
 )
 def test_a_training_tells_what_its_process_will_need(more, tmp_path):

@@ -58,6 +58,7 @@ def test_the_suite_has_eight_tasks_and_more_in_vtabs_three_groups():
     assert all(name == task.name and len(set(task.classes)) == len(task.classes) for name, task in OFFLINE.items())
 
 
+@pytest.mark.slow
 def test_every_task_has_vtabs_parts_with_even_classes(suite):
     for name, parts in suite.items():
         assert tuple(parts) == PARTS
@@ -71,6 +72,7 @@ def test_every_task_has_vtabs_parts_with_even_classes(suite):
             assert counts.max() - counts.min() <= most
 
 
+@pytest.mark.slow
 def test_no_picture_is_in_two_parts_and_800_and_200_make_1000(suite):
     for parts in suite.values():
         pictures = [image.tobytes() for part in ("train800val200", "test") for image in parts[part].images]
@@ -105,6 +107,7 @@ for name, task in OFFLINE.items():
 """
 
 
+@pytest.mark.slow
 def test_the_pictures_are_the_same_for_other_processors_and_numbers_of_threads():
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
     command = [sys.executable, "-c", DRAWN]
@@ -135,6 +138,7 @@ def test_the_hashes_are_those_of_this_version_for_every_task():
     assert len(set(hashes)) == len(PARTS) * len(OFFLINE)
 
 
+@pytest.mark.slow
 def test_other_pictures_than_those_of_this_version_are_refused_unless_they_are_wanted(suite, monkeypatch):
     parts = dict(suite["tissue"])
     images = parts["val200"].images.copy()

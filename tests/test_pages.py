@@ -19,6 +19,7 @@ def generated():
     return runpy.run_path(str(ROOT / "scripts" / "method_pages.py"))["pages"]()
 
 
+@pytest.mark.slow
 def test_every_method_has_a_page_and_every_page_is_current(generated):
     written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
     assert len(generated) == 1 + len(ADAPTERS) + len(REDUCERS)
@@ -26,6 +27,7 @@ def test_every_method_has_a_page_and_every_page_is_current(generated):
     assert [name for name in generated if written[name] != generated[name]] == [], "run scripts/method_pages.py"
 
 
+@pytest.mark.slow
 def test_every_page_shows_a_drawing_a_source_and_settings(generated):
     for name, text in generated.items():
         if name != "README.md":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_contract import third
 from typer.testing import CliRunner
 
 import paretune as pt
@@ -235,7 +236,7 @@ def test_a_file_that_is_no_bench_is_refused(text, tmp_path):
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("name", pt.recipes())
+@pytest.mark.parametrize("name", third(pt.recipes(), pytest.mark.slow))
 def test_shadows_keep_what_tensors_with_numbers_keep(name):
     recipe = pt.recipe(name)
     model = pt.adapt("paretune_tiny", recipe.adapters, recipe.reducer, 10)
@@ -293,6 +294,7 @@ def test_every_entry_names_what_it_is():
         assert number.change is None or number.against is not None, (key, number)
 
 
+@pytest.mark.slow
 def test_every_setting_is_one_that_paretune_reads(workshop):
     settings = {number.setting.key(): number.setting for _, number in NUMBERS if number.setting is not None}
     assert len(settings) > 40
@@ -320,6 +322,7 @@ def found(key, name, quantity, workshop, to=""):
     return one
 
 
+@pytest.mark.slow
 def test_the_widths_of_table_x_have_the_printed_parameters_with_the_head_of_svhn(workshop):
     verdicts = [f for f in check("sparse-tuning-X", None, workshop).findings if f.quantity == "parameters"]
     assert [(f.verdict, f.how) for f in verdicts] == [(REPRODUCED, "with a head of 10 classes (SVHN)")] * 5
@@ -335,6 +338,7 @@ def test_a_row_that_stands_there_twice_keeps_the_setting_of_each():
     assert ("MACs", None) not in carried
 
 
+@pytest.mark.slow
 def test_the_full_models_cost_what_is_printed_once_layernorm_counts(workshop):
     base = found("sparse-tuning-V", "(a) neither", "MACs", workshop)
     assert (base.verdict, base.how, base.ours) == (REPRODUCED, "LayerNorm x5", "17.582 G")
@@ -343,12 +347,14 @@ def test_the_full_models_cost_what_is_printed_once_layernorm_counts(workshop):
     assert found("sparse-tuning-XIII", "Full fine-tuning", "parameters", workshop).verdict == REPRODUCED
 
 
+@pytest.mark.slow
 def test_fpet_figure_3_is_arithmetic_on_rounded_counts(workshop):
     checked = check("fpet-figure-3", None, workshop)
     assert checked.counts() == {REPRODUCED: 4, DIFFERS: 0, CANNOT: 0}
     assert [f.how.endswith("from rounded counts") for f in checked.findings] == [False, True, True, True]
 
 
+@pytest.mark.slow
 def test_what_contradicts_itself_differs_and_says_so(workshop):
     vtab = found("sparse-tuning-II", "Sparse-Tuning, keep 0.7", "parameters", workshop)
     assert vtab.verdict == DIFFERS
@@ -359,6 +365,7 @@ def test_what_contradicts_itself_differs_and_says_so(workshop):
 # --------------------------------------------------------------------------------------------------------- as a command
 
 
+@pytest.mark.slow
 def test_a_table_is_printed_within_120_columns_and_without_escape_codes():
     done = cli("paper", "sparse-tuning-X")
     assert done.exit_code == 0, done.output
@@ -398,6 +405,17 @@ def test_what_cannot_be_reproduced_is_gathered_by_reason(workshop):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", list(tables())[::3])
+def test_a_third_of_the_tables_in_the_docs_is_what_the_command_computes(key, workshop):
+    """The whole page takes a minute and runs by `make exhaustive`."""
+    start = f"\n## {key}\n"
+    section = markdown([check(key, None, workshop)]).partition(start)[2]
+    there = PAGE.read_text(encoding="utf-8").partition(start)[2].partition("\n## ")[0]
+    assert there.strip() == section.strip(), "run: paretune paper all --markdown > docs/papers.md"
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_page_in_the_docs_is_what_the_command_computes(workshop):
     now = markdown([check(key, None, workshop) for key in tables()])
     assert PAGE.read_text(encoding="utf-8") == now, "run: paretune paper all --markdown > docs/papers.md"

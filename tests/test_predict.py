@@ -21,6 +21,7 @@ from paretune.core.target_units import units_of
 from paretune.data.pictures import Pictures
 from paretune.errors import UsageError
 from paretune.train.answers import Table
+from paretune.train.predict import names_of
 
 ODD = "\x1b[31mred"
 
@@ -190,7 +191,7 @@ def test_a_table_has_the_columns_of_its_task(run, photos, tmp_path):
 
 def test_a_model_with_the_backbones_own_head_has_columns_too():
     model = pt.adapt("paretune_tiny")
-    assert list(Table(model, None).columns)[-2:] == ["probability_5", "error"]
+    assert list(Table(model.task, names_of(model), None).columns)[-2:] == ["probability_5", "error"]
 
 
 def test_parquet_has_the_same_rows_and_types(run, photos, tmp_path):

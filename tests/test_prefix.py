@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from test_contract import third
 from torchvision.transforms import Compose, RandomHorizontalFlip, ToTensor
 
 import paretune as pt
@@ -114,7 +115,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", third(METHODS, pytest.mark.slow))
 def test_training_from_kept_tokens_ends_where_training_from_images_ends(tmp_path, name):
     results = []
     for cache in (True, False):
@@ -244,6 +245,7 @@ def test_damaged_tokens_are_computed_again(store):
     assert torch.equal(keep(prefixed, data, PLAIN, training=True).stores[0], good)
 
 
+@pytest.mark.slow
 def test_a_kill_while_tokens_are_computed_leaves_nothing_that_is_found(store):
     script = f"""
 import os, signal, torch

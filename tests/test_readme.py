@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_contract import third
 from typer.testing import CliRunner
 
 import paretune as pt
 from paretune.cli.main import app
+from paretune.drawn import digit_sets
 from paretune.measure.growth import weightless
+from paretune.suite import suites
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,9 +32,19 @@ def test_every_python_snippet_runs(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in Path("run").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
+def fewer(parts, part):
+    return {name: data.part(slice(len(data) // part), name) for name, data in parts.items()}
+
+
 @pytest.mark.slow
-def test_every_command_of_the_walk_through_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", [6, pytest.param(1, id="all images", marks=pytest.mark.exhaustive)])
+def test_every_command_of_the_walk_through_runs(part, tmp_path, monkeypatch):
+    """With a sixth of the images in `make test`: the commands are the same, and take seconds instead of minutes."""
     monkeypatch.chdir(tmp_path)
+    for name, count in (("TRAIN", 800), ("VALIDATE", 200), ("TEST", 797)):
+        monkeypatch.setattr(digit_sets, name, count // part)
+    drawn = suites.offline_parts
+    monkeypatch.setattr(suites, "offline_parts", lambda task: fewer(drawn(task), part))
     lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line]
     assert len(lines) >= 8
     for line in lines:
@@ -54,7 +67,7 @@ def cost_rows() -> list[tuple[str, ...]]:
     return re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d.]+) \| (\d+) \|$", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("row", cost_rows(), ids=lambda row: row[0])
+@pytest.mark.parametrize("row", third(cost_rows(), pytest.mark.slow), ids=lambda row: row[0])
 def test_the_table_of_costs_is_what_cost_computes(row):
     name, trained, gmacs, tokens = row
     recipe = pt.recipe(name)

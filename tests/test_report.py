@@ -260,6 +260,7 @@ def test_anything_else_is_refused_by_name_and_nothing_is_written(make, sentence,
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_other_wrong_requests_are_refused(inputs, tmp_path):
     out = ("--out", tmp_path / "page.html")
     assert "is named twice" in refused(cli("report", inputs[0], inputs[0], *out))
@@ -302,6 +303,7 @@ def test_other_settings_are_another_row(inputs, tmp_path):
     assert f"sparse-tuning ({tmp_path / 'other.json'})" in names
 
 
+@pytest.mark.slow
 def test_rows_of_one_name_and_accuracies_on_other_data_are_told_apart(inputs, tmp_path):
     other = a_run(tmp_path / "seed1", accuracy=0.8, data="beefbeefbeef")
     one, two = (source.rows[0] for source in read_sources([inputs[0], other]))
@@ -475,6 +477,7 @@ def test_the_table_holds_every_row_and_sorts_by_numbers(page):
     assert "step ms/image" not in heads  # nobody measured it
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_page(inputs, page):
     *sources, image = inputs
     assert report(sources, [image], f"Leaves {EVIL}") == page
@@ -575,6 +578,7 @@ def shown(driver, width=1280, scheme="light"):
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
+@pytest.mark.slow
 def test_the_page_loads_without_an_error_and_without_the_network(browser):
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
@@ -596,6 +600,7 @@ def header(driver, name):
     return driver.find_element("xpath", f"//thead//th[button[text()='{name}']]")
 
 
+@pytest.mark.slow
 def test_a_click_sorts_by_number_and_another_one_turns_it_round(browser):
     shown(browser)
     head = header(browser, "trained")
@@ -609,6 +614,7 @@ def test_a_click_sorts_by_number_and_another_one_turns_it_round(browser):
     assert head.get_attribute("aria-sort") == "descending"
 
 
+@pytest.mark.slow
 def test_the_keyboard_sorts_too_and_what_is_missing_stays_last(browser):
     shown(browser)
     head = header(browser, "accuracy")
@@ -623,12 +629,14 @@ def test_the_keyboard_sorts_too_and_what_is_missing_stays_last(browser):
     assert column(browser, "method") == sorted(column(browser, "method"))
 
 
+@pytest.mark.slow
 def test_every_picture_is_there_and_has_an_alt(browser):
     for picture in browser.find_elements("tag name", "img"):
         assert picture.get_attribute("alt") is not None
         assert int(picture.get_attribute("naturalWidth")) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_the_page_is_never_wider_than_the_screen(browser, width):
     shown(browser, width)
@@ -660,6 +668,7 @@ return found;
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_word_has_readable_contrast(browser, scheme):
     shown(browser, scheme=scheme)
@@ -668,6 +677,7 @@ def test_every_word_has_readable_contrast(browser, scheme):
     assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
 
 
+@pytest.mark.slow
 def test_the_toggle_overrules_the_system(browser):
     shown(browser, scheme="light")
     button = browser.find_element("id", "theme")

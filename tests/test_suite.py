@@ -1,6 +1,7 @@
 """A suite tunes on validation images, looks at the test once, and loses nothing but time when it is interrupted."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from test_contract import third
 from typer.testing import CliRunner
 
 import paretune as pt
@@ -57,14 +59,34 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def plan(root, tmp_path):
+    return planned(root, tmp_path)
+
+
+def planned(root, folder):
     recipes = (pt.recipe("linear"), replace(pt.recipe("lora"), adapters=(pt.LoRA(rank=2),)))
-    return Plan(open_suite(str(root)), recipes, QUICK, (0, 1), "paretune_tiny", tmp_path / "out", "cpu")
+    return Plan(open_suite(str(root)), recipes, QUICK, (0, 1), "paretune_tiny", folder / "out", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(root, tmp_path_factory):
+    """The folder of the plan's trainings, `out` and `ledger.jsonl`: made once, to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    run_suite(planned(root, folder), Here(work), Ledger(folder / "ledger.jsonl"))
+    return folder
+
+
+@pytest.fixture
+def ledger(trained, tmp_path):
+    """Of the finished plan, with its trainings beside it."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return Ledger(tmp_path / "ledger.jsonl")
 
 
 def results(ledger):
     return {(row.task, row.recipe, row.seed): (row.test, row.val, row.chosen) for row in ledger.rows()}
 
 
+@pytest.mark.slow
 def test_every_recipe_is_tuned_on_val_and_tested_once_from_every_seed(plan, tmp_path, monkeypatch):
     tested, trained = [], []
     monkeypatch.setattr(trials, "evaluate", spy(trials.evaluate, tested, lambda model, data, device: len(data)))
@@ -85,9 +107,8 @@ def test_every_recipe_is_tuned_on_val_and_tested_once_from_every_seed(plan, tmp_
     assert [row.task for row in rows] == ["day"] * 4 + ["night"] * 4  # whole tasks first
 
 
-def test_what_was_found_is_not_looked_for_again(plan, tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    run_suite(plan, Here(work), ledger)
+@pytest.mark.slow
+def test_what_was_found_is_not_looked_for_again(plan, ledger, monkeypatch):
     before = ledger.path.read_text()
     run_suite(plan, Here(lambda job: pytest.fail(f"ran {job} again")), ledger)
     assert ledger.path.read_text() == before
@@ -99,9 +120,10 @@ def test_what_was_found_is_not_looked_for_again(plan, tmp_path, monkeypatch):
     assert len(ledger.rows()) == 12
 
 
-def test_a_setting_that_a_method_gained_since_does_not_make_results_or_trainings_others(plan, tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path / "ledger.jsonl")
-    run_suite(plan, Here(work), ledger)
+@pytest.mark.slow
+def test_a_setting_that_a_method_gained_since_does_not_make_results_or_trainings_others(
+    plan, ledger, tmp_path, monkeypatch
+):
     rows = [json.loads(line) for line in ledger.path.read_text().splitlines()]
     for described in [row["settings"] for row in rows]:
         for adapter in described["adapters"]:
@@ -121,17 +143,17 @@ def test_a_setting_that_a_method_gained_since_does_not_make_results_or_trainings
     assert all("holds another trial" in sentence for sentence in run_suite(other, Here(work), ledger))
 
 
-def test_an_interrupted_suite_ends_as_one_that_was_not(plan, tmp_path):
-    whole = Ledger(tmp_path / "whole.jsonl")
-    run_suite(plan, Here(work), whole)
+@pytest.mark.slow
+def test_an_interrupted_suite_ends_as_one_that_was_not(plan, ledger, tmp_path):
     again = replace(plan, out=tmp_path / "again")
     for patience in (3, 5):
         with pytest.raises(KeyboardInterrupt):
             run_suite(again, Here(losing_patience(patience)), Ledger(tmp_path / "again.jsonl"))
     run_suite(again, Here(work), Ledger(tmp_path / "again.jsonl"))
-    assert results(Ledger(tmp_path / "again.jsonl")) == results(whole)
+    assert results(Ledger(tmp_path / "again.jsonl")) == results(ledger)
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_told_and_the_others_go_on(plan, tmp_path):
     def fails(job):
         if job.task == "day" and job.recipe.name == "lora":
@@ -157,6 +179,7 @@ def test_a_learning_rate_at_which_training_diverges_loses(plan, tmp_path):
     assert [one["val"] is None for one in row.candidates] == [False, True]
 
 
+@pytest.mark.slow
 def test_a_recipe_that_always_diverges_is_told_and_the_others_go_on(plan, tmp_path):
     hopeless = replace(plan.recipes[1], schedule=replace(plan.recipes[1].schedule, lr=1e30))
     plan = replace(plan, recipes=(hopeless, plan.recipes[0]), suite=plan.suite.only(["day"]), seeds=(0,))
@@ -167,12 +190,11 @@ def test_a_recipe_that_always_diverges_is_told_and_the_others_go_on(plan, tmp_pa
 
 
 @pytest.mark.slow
-def test_processes_find_what_one_process_finds(plan, tmp_path):
-    plan = replace(plan, suite=plan.suite.only(["day"]))
-    alone, together = Ledger(tmp_path / "alone.jsonl"), Ledger(tmp_path / "together.jsonl")
-    run_suite(plan, Here(work), alone)
+def test_processes_find_what_one_process_finds(plan, ledger, tmp_path):
+    plan = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[1:])
+    together = Ledger(tmp_path / "together.jsonl")
     run_suite(replace(plan, out=tmp_path / "two"), Processes(work, 2, jobs.prepare), together)
-    assert results(together) == results(alone)
+    assert results(together) == {key: value for key, value in results(ledger).items() if key[:2] == ("day", "lora")}
 
 
 @pytest.mark.slow
@@ -213,7 +235,7 @@ def test_a_ray_cluster_finds_what_one_process_finds(plan, root, tmp_path):
     assert results(Ledger(tmp_path / "ray" / "ledger.jsonl")) == results(alone)
 
 
-@pytest.mark.parametrize("name", ["adapter-plus", "petl-vit", "fpet"])
+@pytest.mark.parametrize("name", third(["adapter-plus", "petl-vit", "fpet"], pytest.mark.slow))
 def test_a_protocol_for_vtab_trains_on_all_images(plan, tmp_path, monkeypatch, name):
     trained = []
     monkeypatch.setattr(trials, "fit_on", spy(trials.fit_on, trained, seen))
@@ -255,6 +277,7 @@ def test_the_command_runs_goes_on_and_refuses(root, tmp_path):
     assert len(Ledger(ledger).rows()) == 2
 
 
+@pytest.mark.slow
 def test_a_backbone_comes_from_a_file_and_other_weights_are_another_backbone(plan, root, tmp_path):
     def command(*more):
         return cli("run", "--suite", root, "--tasks", "day", "--recipe", "linear", "--epochs", 1, "--seeds", 1,
@@ -386,6 +409,7 @@ def test_the_rate_is_the_middle_of_the_longest_row_of_good_ones():
     assert steadiest(rates, {1.0: [0.5], 30.0: [0.4]}) == 30.0  # the others diverged
 
 
+@pytest.mark.slow
 def test_a_steady_protocol_chooses_by_loss_and_says_so(plan, tmp_path):
     steady = replace(QUICK, name="steady here", factors=(1.0, 3.0), tuning_seeds=(0, 1), by="loss", choose="careful")
     plan = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], protocol=steady, seeds=(0,))
@@ -401,6 +425,7 @@ def test_a_steady_protocol_chooses_by_loss_and_says_so(plan, tmp_path):
     assert "choose" not in QUICK.describe()
 
 
+@pytest.mark.slow
 def test_an_image_size_belongs_to_the_question(plan, tmp_path):
     plan = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], seeds=(0,), image_size=16)
     ledger = Ledger(tmp_path / "ledger.jsonl")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from anatomies import ANATOMIES
 from PIL import Image
 from sklearn import metrics as by_sklearn
+from test_contract import third
 from torch import nn
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -94,6 +95,7 @@ def timeless(history):
 # ------------------------------------------------------------------------------------------------------------ learning
 
 
+@pytest.mark.slow
 def test_a_model_learns_which_labels_are_there(tmp_path):
     model = probe("multilabel")
     data = sets("multilabel", model, 200, 60)
@@ -106,6 +108,7 @@ def test_a_model_learns_which_labels_are_there(tmp_path):
     assert found.confusion is None
 
 
+@pytest.mark.slow
 def test_a_model_learns_numbers_of_very_different_sizes(tmp_path):
     model = probe("regression")
     data = sets("regression", model, 200, 60)
@@ -117,6 +120,7 @@ def test_a_model_learns_numbers_of_very_different_sizes(tmp_path):
     assert found.per_class["x"]["mae"] < 0.005
 
 
+@pytest.mark.slow
 def test_class_weights_raise_the_balanced_accuracy_where_classes_are_unbalanced(tmp_path):
     images, there = squares(400, seed=3)
     labels = there[:, 0] & there[:, 1]
@@ -134,6 +138,7 @@ def test_class_weights_raise_the_balanced_accuracy_where_classes_are_unbalanced(
     assert found["auto"] > found["none"] + 0.1
 
 
+@pytest.mark.slow
 def test_the_unit_of_a_target_makes_no_difference_to_what_is_learned(tmp_path):
     found = []
     for name, scale, shift in (("plain", 1.0, 0.0), ("other", 512.0, -4096.0)):  # powers of two: no rounding
@@ -151,7 +156,7 @@ def test_the_unit_of_a_target_makes_no_difference_to_what_is_learned(tmp_path):
 # -------------------------------------------------------------------------------------------- a run, from start to end
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", third(TASKS, pytest.mark.slow))
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, task):
     schedule = SHORT if task == "regression" else replace(SHORT, class_weights="auto")
     reducer = pt.DynamicViT(blocks=(1,))

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_contract import third
 from torch import nn
 
 import paretune as pt
@@ -143,7 +144,7 @@ def test_only_trained_tensors_change(tmp_path):
 @pytest.mark.parametrize(
     "reducer", [pt.FPET(block=1, refine_width=8), pt.DynamicViT(blocks=(1, 2))], ids=lambda one: type(one).__name__
 )
-@pytest.mark.parametrize("interrupt", [5, 25, 45])
+@pytest.mark.parametrize("interrupt", third((25, 5, 45), pytest.mark.slow))
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, interrupt, reducer):
     schedule = replace(SHORT, label_smoothing=0.1)
     options = {"schedule": schedule, "augment": "crop", "accumulate": 2}

@@ -55,6 +55,7 @@ def test_a_trial_of_something_else_is_not_taken_for_this_one(tmp_path, data, set
         trial(setting, replace(data, test=pictures(12, 9, "test")), 0, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_seed_alone_makes_trials_differ(tmp_path, data, setting):
     histories = [
         json.loads((tmp_path / name / "lora" / f"seed{seed}" / "record.json").read_text())["history"][0]["train_loss"]

@@ -48,10 +48,10 @@ def predict(
     A folder stands for all images below it. An image that cannot be read gets an error instead of an answer; only if
     none can be read, the exit code is 2. With --out, --json prints the file and how many images it is about.
     """  # fmt: skip
-    from paretune.checkpoint import load
+    from paretune.checkpoint import CONFIG, TENSORS, load
     from paretune.data.pictures import Pictures
-    from paretune.train.answers import entry, line
-    from paretune.train.predict import predictions
+    from paretune.train.answers import Table, entry, line
+    from paretune.train.predict import names_of, predictions
     from paretune.train.predicted import check_out, write_predictions
 
     if out is not None:
@@ -72,7 +72,8 @@ def predict(
         return answers(images)
 
     if out is not None:
-        write_predictions(run, model, pictures, top, out, overwrite, further)
+        table = Table(model.task, names_of(model), top)
+        write_predictions([run / CONFIG, run / TENSORS], table, pictures, out, overwrite, further)
         answer({"out": str(out), **count.value()}, as_json, lambda: say(f"saved in {out}"))
     elif as_json:
         stream("predictions", (entry(model.task, one) for one in answers(pictures)))
