@@ -36,9 +36,9 @@ class Schedule:
     """stochastic depth of the backbone; the rate grows linearly to this value at the last block"""
     label_smoothing: float = 0.0
     """label smoothing of the cross-entropy"""
-    augment: Literal["none", "flip", "crop"] = "none"
+    augment: Literal["none", "flip", "crop", "randaugment"] = "none"
     """augmentation of the training images: none = resize only, flip = also random flips, crop = random crops and
-    flips"""
+    flips, randaugment = the same and two random changes of colour, contrast, angle and the like"""
     class_weights: Literal["none", "auto"] = "none"
     """auto gives rare classes and labels a larger weight: images / (classes * images of the class) for a class,
     negatives / positives, limited to 0.01 to 100, for the positives of a label"""

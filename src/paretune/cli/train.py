@@ -73,7 +73,18 @@ def train(
         float | None,
         typer.Option(min=0, help="Epochs of linear warm-up; by default the recipe's share of --epochs."),
     ] = None,
-    augment: Annotated[str | None, typer.Option(help="none, flip, or crop (random crop and flip).")] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help="none, flip, crop (random crop and flip), or randaugment (the same and two random changes)."),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            help="How a picture that is not square becomes square, in training and later: squash, both sides resized; "
+            "fit, the shorter side resized and the middle cut out; pad, the longer side resized and the rest filled "
+            "with the mean colour. By default squash; after random crops the backbone's own resize and centre crop."
+        ),
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="multiclass, multilabel or regression; taken from the data by default.")
     ] = None,
@@ -143,6 +154,7 @@ def train(
     _tell_skipped([*images.train.skipped, *images.val.skipped])
     classes, answers = list(images.train.classes), images.train.task
     settings = {"seed": seed, "workers": workers, "mixed_precision": mixed_precision, "device": device}
+    settings |= {"crop": crop}
 
     def make(what: Recipe) -> Adapted:
         return build(model, what, classes, image_size, pretrained, checkpoint, seed, answers)

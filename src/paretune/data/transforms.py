@@ -9,42 +9,80 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from paretune.errors import unknown
 
-AUGMENTATIONS = ("none", "flip", "crop")
+AUGMENTATIONS = ("none", "flip", "crop", "randaugment")
+CROPPING = ("crop", "randaugment")  # those that train on random parts of a picture
+CROPS = {"squash": "squash", "fit": "center", "pad": "border"}
+"""How a picture becomes as wide and as high as the input, and timm's word for it."""
+RANDAUGMENT = "rand-m9-n2-mstd0.5-inc1"  # timm's usual one: two random changes, stronger with the number 9 of 10
 
 
-def training(preprocessing: dict, augment: str = "none") -> Callable:
+def training(preprocessing: dict, augment: str = "none", crop: str | None = None) -> Callable:
     """The training transform.
 
-    none: the whole picture, resized to (H, W) without keeping its aspect ratio: VTAB-1K's protocol, as in both papers
+    none: the picture as in evaluation; by default the whole picture, resized to (H, W) without keeping its aspect
+        ratio: VTAB-1K's protocol, as in both papers
     flip: the same, mirrored with probability 1/2
     crop: a random 8-100 % of the area with a random aspect ratio (Inception's crop), mirrored with probability 1/2
+    randaugment: the same, then two random changes of colour, contrast, angle and the like
     """
     config = {k: v for k, v in preprocessing.items() if k in ("input_size", "mean", "std", "interpolation")}
-    if augment == "crop":
-        return _made(**config, is_training=True, color_jitter=None)
     if augment not in AUGMENTATIONS:
         raise unknown("augment", augment, list(AUGMENTATIONS))
-    squash = _made(**config, is_training=True, no_aug=True)
-    return Compose([squash, RandomHorizontalFlip()]) if augment == "flip" else squash
+    if augment in CROPPING:
+        changes = RANDAUGMENT if augment == "randaugment" else None
+        return _made(**config, is_training=True, color_jitter=None, auto_augment=changes)
+    if crop is None:
+        still = _made(**config, is_training=True, no_aug=True)
+    else:
+        still = evaluation(framing(preprocessing, augment, crop))
+    return Compose([still, RandomHorizontalFlip()]) if augment == "flip" else still
 
 
-def framing(preprocessing: dict, augment: str) -> dict:
+def framing(preprocessing: dict, augment: str, crop: str | None = None) -> dict:
     """The preprocessing for evaluation after a training with `augment`.
 
-    After training on whole pictures (none, flip), evaluation uses whole pictures too, resized to (H, W) as in VTAB-1K.
-    After random crops, it uses the backbone's own resize and centre crop.
+    crop: squash resizes both sides, fit resizes the shorter side and cuts off the rest of the longer one, pad resizes
+        the longer side and fills the rest with the mean colour
+
+    Without `crop`: after training on whole pictures (none, flip), evaluation uses whole pictures too, resized to (H, W)
+    as in VTAB-1K. After random crops, it uses the backbone's own resize and centre crop. Raises UsageError for an
+    unknown `crop`.
     """
-    return preprocessing if augment == "crop" else {**preprocessing, "crop_pct": 1.0, "crop_mode": "squash"}
+    if crop is None and augment in CROPPING:
+        return preprocessing
+    if crop is not None and crop not in CROPS:
+        raise unknown("crop", crop, list(CROPS))
+    return {**preprocessing, "crop_pct": 1.0, "crop_mode": CROPS[crop or "squash"]}
 
 
 def evaluation(preprocessing: dict) -> Callable:
     """timm's evaluation transform: resize by `crop_pct`, crop by `crop_mode`, nothing random."""
-    return _made(**preprocessing, is_training=False)
+    made = _made(**preprocessing, is_training=False)
+    if preprocessing.get("crop_mode") != "border":
+        return made
+    return Compose([Thicker(min(preprocessing["input_size"][1:])), made])
+
+
+class Thicker:
+    """A picture that is more than `most` times as long as wide is stretched until it is not: it would have no pixel in
+    width after its longer side was made as short as the input."""
+
+    def __init__(self, most: int):
+        self.most = most
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        least = -(-max(picture.size) // self.most)
+        width, height = (max(side, least) for side in picture.size)
+        return picture if (width, height) == picture.size else picture.resize((width, height))
+
+    def __repr__(self) -> str:
+        return f"Thicker({self.most})"
 
 
 def _made(**options: Any) -> Callable:

@@ -35,12 +35,15 @@ class SeededEpochs(Dataset, Sampler[int]):
         """Image `index`, drawn with its own seed; the generators are left as they were found."""
         value = mixed(self.seed, self.epoch, index)
         before, torch_before = random.getstate(), torch.get_rng_state()
+        numpy_before = np.random.get_state()  # noqa: NPY002 - timm's RandAugment draws from it
         random.seed(value)
+        np.random.seed(value)  # noqa: NPY002
         torch.default_generator.manual_seed(value)  # unlike torch.manual_seed it leaves the GPU's dropout alone
         try:
             return self.dataset[index]
         finally:
             random.setstate(before)
+            np.random.set_state(numpy_before)  # noqa: NPY002
             torch.set_rng_state(torch_before)
 
 

@@ -47,18 +47,20 @@ def fit_on(
     schedule: Schedule,
     out: str | Path,
     preprocessing: dict | None = None,
+    crop: str | None = None,
     **settings: Any,
 ) -> Result:
     """Run `fit` on images with the transforms of the model and the schedule.
 
     train, validate: data sets of images, with `through(transform)`; training images are augmented as in the schedule
     preprocessing: entries that replace the backbone's own, such as mean and std
+    crop: how a picture that is not square becomes square: "squash", "fit" or "pad"; None: see `transforms.framing`
     settings: as in `fit`
 
     The model keeps the preprocessing that evaluation then needs. Raises UsageError as `fit` does.
     """
-    model.preprocessing = framing(model.preprocessing, schedule.augment) | (preprocessing or {})
-    learn = train.through(training(model.preprocessing, schedule.augment))
+    model.preprocessing = framing(model.preprocessing, schedule.augment, crop) | (preprocessing or {})
+    learn = train.through(training(model.preprocessing, schedule.augment, crop))
     return fit(model, learn, seen(validate, model), schedule, out, **settings)
 
 
