@@ -70,6 +70,7 @@ TIMM = {
     "named_backbone": {"timm"},
     "data/transforms": {"timm.data"},
     "train/training": {"timm.scheduler"},
+    "train/mixing": {"timm.data.mixup"},
     "saved": {"timm"},
     "cli/listing": {"timm"},
 }

@@ -39,6 +39,11 @@ class Schedule:
     augment: Literal["none", "flip", "crop", "randaugment"] = "none"
     """augmentation of the training images: none = resize only, flip = also random flips, crop = random crops and
     flips, randaugment = the same and two random changes of colour, contrast, angle and the like"""
+    mixup: float = 0.0
+    """training images become mixtures of two, in shares from Beta(mixup, mixup); 0 = off, 0.2 to 0.8 are usual"""
+    cutmix: float = 0.0
+    """training images get a rectangle of another one, with its area from Beta(cutmix, cutmix); 0 = off, 1 is usual;
+    with mixup too, every batch takes one of them"""
     class_weights: Literal["none", "auto"] = "none"
     """auto gives rare classes and labels a larger weight: images / (classes * images of the class) for a class,
     negatives / positives, limited to 0.01 to 100, for the positives of a label"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -77,6 +77,14 @@ def train(
         str | None,
         typer.Option(help="none, flip, crop (random crop and flip), or randaugment (the same and two random changes)."),
     ] = None,
+    mixup: Annotated[
+        float | None,
+        typer.Option(min=0, help="Train on mixtures of two images, in shares from Beta(A, A); 0.2 to 0.8 are usual."),
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(min=0, help="Train on images with a rectangle of another one, with a share from Beta(A, A)."),
+    ] = None,
     crop: Annotated[
         str | None,
         typer.Option(
@@ -98,7 +106,11 @@ def train(
     val_share: Annotated[float, typer.Option(help="Share of images to validate on if the data have no val/.")] = 0.2,
     workers: options.Workers = _LOADERS,
     mixed_precision: Annotated[
-        str | None, typer.Option(help="no, bf16 or fp16; accelerate's setting by default.")
+        str | None,
+        typer.Option(
+            help="no, bf16 or fp16; accelerate's setting by default. auto measures a few steps in float32 and bfloat16 "
+            "and takes the faster, so the result depends on the machine."
+        ),
     ] = None,
     accumulate: Annotated[int, typer.Option(min=1, max=10**6, help="Batches per update of the weights.")] = 1,
     device: options.Device = "auto",
@@ -141,7 +153,7 @@ def train(
     from paretune.train.prepare import fit_on
 
     wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
-    wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights}
+    wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights, "mixup": mixup, "cutmix": cutmix}
     known = None if recipe == AUTO else chosen_recipe(recipe, set_, wanted)
     if known is None and set_:
         raise UsageError("--set changes a recipe: name one with --recipe, `paretune list recipes` shows them")
@@ -153,7 +165,7 @@ def train(
     )  # fmt: skip
     _tell_skipped([*images.train.skipped, *images.val.skipped])
     classes, answers = list(images.train.classes), images.train.task
-    settings = {"seed": seed, "workers": workers, "mixed_precision": mixed_precision, "device": device}
+    settings: dict[str, Any] = {"seed": seed, "workers": workers, "mixed_precision": mixed_precision, "device": device}
     settings |= {"crop": crop}
 
     def make(what: Recipe) -> Adapted:
@@ -187,6 +199,8 @@ def _search(make: Build, images: Splits, settings: dict, out: Path, resume: bool
     if resume and not overwrite and "chosen" in (known := folder.asked()):
         return Choice.from_json(known["chosen"])
     folder.check(resume, overwrite)
+    if settings["mixed_precision"] == AUTO:  # is measured for what was chosen
+        settings = settings | {"mixed_precision": None}
     choice = choose(make, images.train, images.val, tell=lambda line: say(line, err=True), **settings)
     say(f"chosen: {choice.recipe.name} at learning rate {choice.recipe.schedule.lr:g}: {choice.why}", err=True)
     return choice

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
-from time import perf_counter
 
 import torch
 
 from paretune.catalogue import Recipe, recipe
-from paretune.core.model import Adapted
 from paretune.data.samples import ImageSet
 from paretune.measure.cost import cost
 from paretune.measure.memory import saved_bytes, tensor_bytes
@@ -18,11 +15,11 @@ from paretune.train.automatic import BATCH as SIZE
 from paretune.train.automatic import EPOCHS, FEW, LAST, LATE, Build, Search, Try
 from paretune.train.device import pick_device
 from paretune.train.metrics import interval
-from paretune.train.prefix import Prefixed, frozen_blocks
+from paretune.train.prefix import frozen_blocks
 from paretune.train.prepare import seen
+from paretune.train.speed import Timed
 from paretune.train.tasks import kind_of
 
-BATCH, STEPS = 8, 3  # images of a measured step, and how many are measured
 FLOAT_BYTES, COPIES = 4, 4  # of a trained number: its gradient, two moments of AdamW, the best epoch
 STEEP = 0.95  # a loss that falls below this share with twice the images is still falling
 
@@ -111,7 +108,8 @@ def _forecast(
     model = build(what).to(pick_device(device))
     image = seen(train, model)[0][0].to(next(model.parameters()).device)
     kept = frozen_blocks(model.train(), image)
-    once, step, look = _timed(model, kept, image)
+    timed = Timed(model, image, kept)
+    once, step, look = timed.once(), timed.step(), timed.look()
     count, checked = len(train), len(validate)
     epochs = EPOCHS.get(what.name.partition("@")[0], EPOCHS[LATE])
     counted = cost(model)
@@ -126,33 +124,6 @@ def _forecast(
         epochs=epochs,
         seconds=once * (count + checked) + epochs * (step * count + look * checked),
     )
-
-
-def _timed(model: Adapted, kept: int, image: torch.Tensor) -> tuple[float, float, float]:
-    """Seconds per image: of the blocks that run once, of a training step behind them, of a forward behind them."""
-    images = image.expand(BATCH, *image.shape)
-    if not kept:
-        return 0.0, *_steps(model, images)
-    learner = Prefixed(model, kept, image)
-    parts, once = learner.entering(images), []
-    for _ in range(STEPS):
-        start = perf_counter()
-        learner.entering(images)
-        once.append(perf_counter() - start)
-    return median(once) / BATCH, *_steps(learner, parts)
-
-
-def _steps(learner: Adapted | Prefixed, given: torch.Tensor | list[torch.Tensor]) -> tuple[float, float]:
-    steps, looks = [], []
-    for _ in range(STEPS + 1):  # the first one warms up
-        start = perf_counter()
-        learner(given).float().square().mean().backward()
-        steps.append(perf_counter() - start)
-        with torch.no_grad():
-            start = perf_counter()
-            learner(given).cpu()
-            looks.append(perf_counter() - start)
-    return median(steps[1:]) / BATCH, median(looks[1:]) / BATCH
 
 
 def _sentences(train: int, validate: int, sure: tuple[float, float] | None, curve: Sequence[Try]) -> tuple[str, ...]:

@@ -5,34 +5,23 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
 
 from paretune.catalogue import Schedule
 from paretune.checkpoint import described, fingerprint, save, split
-from paretune.config import choice_problems, type_problems
 from paretune.core.memory import known
 from paretune.core.model import Adapted
 from paretune.data.samples import Samples
-from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.machine import environment
-from paretune.train import tasks
-from paretune.train.device import pick_device
+from paretune.train.checks import check, check_choice
 from paretune.train.log import Log
 from paretune.train.memory import keeping
+from paretune.train.precision import accelerator_for, faster, resumed
 from paretune.train.record import describe
 from paretune.train.runfolder import EPOCH, LOGS, RunFolder
+from paretune.train.speed import AUTO, told
 from paretune.train.training import Choice, Training
-
-PRECISIONS = ("no", "bf16", "fp16")
-MOST = 10**6  # epochs, images in a batch...
-# Upper limits of the schedule's numbers; the lower limit is 0. A learning rate that is far too high ends the run when
-# the loss diverges.
-RANGES = {"lr": 1e37, "warmup_lr": 1e37, "min_lr": 1e37, "weight_decay": 1e6, "drop_path": 1, "label_smoothing": 1}
 
 
 @dataclass(frozen=True)
@@ -96,7 +85,8 @@ def fit(
 
     Args:
         workers: processes that load images; 0 loads in this process. The result does not depend on it.
-        mixed_precision: "no", "bf16", "fp16"; None is the setting of `accelerate launch`, otherwise "no".
+        mixed_precision: "no", "bf16", "fp16"; None is the setting of `accelerate launch`, otherwise "no". "auto"
+            measures a few steps in float32 and in bfloat16 and takes the faster; a resumed run keeps what it had.
         accumulate: batches per update of the weights.
         resume: continue after the last finished epoch of an interrupted run with the same settings and data.
         overwrite: remove an earlier run in `out`.
@@ -120,15 +110,17 @@ def fit(
         UsageError: impossible settings; an `out` that is in use; no run, or a different run, to resume; a loss that is
             not finite.
     """
-    _check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
-    if patience is not None and patience < 1:
-        raise UsageError(f"patience={quoted(patience)} must be at least 1 epoch")
-    if choose not in get_args(Choice):
-        raise unknown("way to choose the epoch", choose, list(get_args(Choice)))
+    check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
+    check_choice(choose, patience)
     known(memory)
-    accelerator = _accelerator(device, mixed_precision, accumulate)
+    measured = None
+    if mixed_precision == AUTO:
+        begun = resumed(out, resume, overwrite)
+        mixed_precision, measured = begun or faster(model, train_set, cache, device, known(memory))
+    accelerator = accelerator_for(device, mixed_precision, accumulate)
     settings = _settings(model, train_set, val_set, schedule, seed, look_every, accelerator, notes)
     settings |= {"choose": choose, "patience": patience, "memory": memory} | ({"command": command} if command else {})
+    settings |= {"measured_precision": measured} if measured else {}
     folder = RunFolder(out, settings)
     folder.check(resume, overwrite)
     accelerator.wait_for_everyone()  # every process has looked before the first one writes
@@ -143,6 +135,8 @@ def fit(
             training.restore(state, str(folder.state / EPOCH))
         log.start(len(training.history) + 1)
         try:
+            if measured and not resume:
+                log.line(told(measured))
             if not log.quiet:
                 log.line(training.announce(train_set, val_set))
             written = False
@@ -161,51 +155,6 @@ def fit(
         finally:
             log.close()
         return _finish(training, folder, written, embed_backbone)
-
-
-def _check(
-    model: Adapted, train_set: Samples, val_set: Samples, schedule: Schedule, mixed_precision: str | None,
-    accumulate: int, look_every: int, seed: int, workers: int,
-) -> None:  # fmt: skip
-    if mixed_precision is not None and mixed_precision not in PRECISIONS:
-        raise unknown("mixed precision", mixed_precision, list(PRECISIONS))
-    refuse(type_problems(schedule) + choice_problems(schedule), "cannot train")
-    counts = {"epochs": schedule.epochs, "batch_size": schedule.batch_size, "accumulate": accumulate,
-              "look_every": look_every}  # fmt: skip
-    problems = [f"{name}={quoted(count)} must be at least 1" for name, count in counts.items() if count < 1]
-    problems += [f"{name}={quoted(n)} must be at most {MOST:,}" for name, n in counts.items() if n > MOST]
-    problems += [f"{name}={getattr(schedule, name):g} must be from 0 to {most:g}" for name, most in RANGES.items()
-                 if not 0 <= getattr(schedule, name) <= most]  # fmt: skip
-    if not 0 <= seed < 2**63:
-        problems.append(f"seed={quoted(seed)} must be from 0 to 2^63 - 1")
-    if not 0 <= workers <= 1024:
-        problems.append(f"workers={quoted(workers)} must be from 0 to 1,024")
-    if schedule.epochs >= 1 and not 0 <= schedule.warmup_epochs < schedule.epochs:
-        problems.append(f"warmup_epochs={schedule.warmup_epochs:g} must be from 0 to below epochs={schedule.epochs}")
-    if not any(p.requires_grad for p in model.parameters()):
-        problems.append("the model has no trained tensor: give it an adapter or classes")
-    if len(train_set) == 0 or len(val_set) == 0:
-        problems.append("both the training and the validation set need images")
-    if list(train_set.classes) != list(val_set.classes):
-        problems.append("the training and the validation set have different classes")
-    if model.classes is not None and len(model.classes) != len(train_set.classes):
-        problems.append(f"the model has {len(model.classes)} classes, the data have {len(train_set.classes)}")
-    if tasks.task_of(train_set) != tasks.task_of(val_set):
-        problems.append("the training and the validation set have different tasks")
-    wrong = tasks.mismatch(model, train_set)
-    problems += [wrong] if wrong else tasks.problems(schedule, train_set)
-    refuse(problems, "cannot train")
-
-
-def _accelerator(device: str, mixed_precision: str | None, accumulate: int) -> Accelerator:
-    where = pick_device(device)
-    if mixed_precision == "fp16" and where.type == "cpu":
-        raise UsageError("mixed precision 'fp16' needs a GPU: use bf16 or no on a CPU")
-    # accelerate keeps the first run's device and precision for the whole process unless it is reset
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    # as a plugin, because the environment of `accelerate launch` would override a plain number
-    plugin = GradientAccumulationPlugin(num_steps=accumulate)
-    return Accelerator(cpu=where.type == "cpu", mixed_precision=mixed_precision, gradient_accumulation_plugin=plugin)
 
 
 def _settings(

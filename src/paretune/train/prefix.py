@@ -36,6 +36,8 @@ from paretune.train.kept import Frame, KeptTokens, filled, forget, shapes
 from paretune.train.memory import readable
 from paretune.train.record import describe
 
+KEPT = "computed once and kept: "
+RANDOM = "the training images are random; with augment none, and no mixup and cutmix, they would be kept"
 Precision = Callable[[], AbstractContextManager]
 
 
@@ -112,12 +114,13 @@ Follow = Callable[[DataLoader, str], Iterable]  # batches and what is done with 
 
 @dataclass(frozen=True)
 class Passes:
-    """How the first blocks are run over all images."""
+    """How the first blocks are run over all images. mixed: training images are mixed with each other afterwards."""
 
     precision: Precision
     batch_size: int
     workers: int = 0
     follow: Follow = lambda batches, title: batches
+    mixed: bool = False
 
 
 def keep(prefixed: Prefixed, dataset: Samples, passes: Passes, training: bool) -> KeptTokens | None:
@@ -198,22 +201,25 @@ def remembered(
 ) -> tuple[Adapted | Prefixed, Samples, Samples, str]:
     """The model and its data sets such that nothing is computed twice that is the same in every epoch.
 
-    Returns what to train (the model, or `Prefixed`), both data sets, and a sentence on what is kept, "" for nothing.
+    Returns what to train (the model, or `Prefixed`), both data sets, and lines on what is kept, "" for nothing.
     Decoded pictures may take a quarter of the memory that is free.
     """
     image = train_set[0][0].to(next(model.parameters()).device)
-    still = is_still(lambda: (train_set[0], val_set[0]))
-    if still and (blocks := frozen_blocks(model, image)):
+    still = is_still(lambda: (train_set[0], val_set[0])) and not passes.mixed
+    blocks = frozen_blocks(model, image)
+    if still and blocks:
         prefixed = Prefixed(model, blocks, image)
         sets = [keep(prefixed, one, passes, i == 0) for i, one in enumerate((train_set, val_set))]
         if len(kept := [one for one in sets if one is not None]) == 2:
             size = readable(sum(one.nbytes for one in kept))
             share = _share(model, blocks, (image.shape[-2], image.shape[-1]))
             note = f"blocks 0 to {blocks - 1}, {share:.0%} of the forward's arithmetic ({size} of tokens)"
-            return prefixed, kept[0], kept[1], note
+            return prefixed, kept[0], kept[1], f"{KEPT}{note}"
     budget = psutil.virtual_memory().available // 4
     sets = [decoded(one, budget // 2, passes.workers) for one in (train_set, val_set)]
     pairs = zip(sets, (train_set, val_set), strict=True)
     pictures = [new for new, old in pairs if isinstance(new, ImageArrays) and new is not old]
     size = readable(sum(p.images.nbytes for p in pictures))
-    return model, sets[0], sets[1], f"{sum(map(len, pictures)):,} decoded pictures ({size})" if pictures else ""
+    kept = [f"{KEPT}{sum(map(len, pictures)):,} decoded pictures ({size})"] if pictures else []
+    lost = [f"blocks 0 to {blocks - 1} run again in every epoch: {RANDOM}"] if blocks and not still else []
+    return model, sets[0], sets[1], "\n".join(kept + lost)

@@ -80,8 +80,9 @@ def mismatch(model: nn.Module, dataset: Samples) -> str | None:
 def problems(schedule: Schedule, train_set: Samples) -> list[str]:
     """Problems of `schedule` and of the targets with the task of the training set."""
     task, found = task_of(train_set), []
-    if schedule.label_smoothing and task != "multiclass":
-        found.append(f"label_smoothing={schedule.label_smoothing:g} is for one class of several, not for {task}: use 0")
+    for name in ("label_smoothing", "mixup", "cutmix"):
+        if getattr(schedule, name) and task != "multiclass":
+            found.append(f"{name}={getattr(schedule, name):g} is for one class of several, not for {task}: use 0")
     weighted = schedule.class_weights != "none"
     if weighted and task == "regression":
         found.append(f"class_weights='{schedule.class_weights}' is for classes and labels, a regression has neither")

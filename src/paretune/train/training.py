@@ -25,6 +25,7 @@ from paretune.train.evaluate import score
 from paretune.train.log import Log
 from paretune.train.memory import process_bytes, readable
 from paretune.train.metrics import interval
+from paretune.train.mixing import mixing
 from paretune.train.objective import Objective
 from paretune.train.order import SeededEpochs, mixed
 from paretune.train.prefix import Follow, Passes, Prefixed, remembered
@@ -62,11 +63,11 @@ class Training:
         self.chooser = f"val_{tasks.kind_of(model).main}"
         tasks.standardise(model, train_set)
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.mixing = mixing(schedule, len(val_set.classes))
         self.learner, self.kept = self.plain, ""
         if cache:
-            self.learner, train_set, val_set, self.kept = remembered(
-                self.plain, train_set, val_set, Passes(accelerator.autocast, schedule.batch_size, workers, follow)
-            )
+            passes = Passes(accelerator.autocast, schedule.batch_size, workers, follow, mixed=self.mixing is not None)
+            self.learner, train_set, val_set, self.kept = remembered(self.plain, train_set, val_set, passes)
         self.order = SeededEpochs(train_set, seed)
         optimizer = torch.optim.AdamW(self.named.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
         generator, batch = torch.Generator(), schedule.batch_size
@@ -92,7 +93,7 @@ class Training:
             f"{len(train_set):,} images to train on, {len(val_set):,} to validate, {self._outputs()}\n"
             f"{trained:,} trained of {total:,} parameters ({trained / total:.2%}); memory: about {readable(need)} "
             f"for the process, with batches of {self.schedule.batch_size}, on {device}"
-            + (f"\ncomputed once and kept: {self.kept}" if self.kept else "")
+            + (f"\n{self.kept}" if self.kept else "")
         )
 
     def _batch(self, count: int) -> tuple[Any, Tensor]:
@@ -165,8 +166,9 @@ class Training:
         self.objective.train()
         update, seen, losses = epoch * self.updates_per_epoch, 0, {}
         for images, targets in batches:
+            mixture = self.mixing(images, targets) if self.mixing else (images, targets)
             with self.accelerator.accumulate(self.objective):
-                losses = self.objective(images, targets)
+                losses = self.objective(*mixture)
                 self.accelerator.backward(sum(losses.values()))
                 losses = {name: loss.detach() for name, loss in losses.items()}  # frees the graph before the next one
                 self.optimizer.step()
