@@ -184,6 +184,23 @@ def _in_blocks(whole: Recipe, name: str, blocks: str) -> Recipe:
     return replace(whole, name=name, about=f"{whole.about}; adapters in blocks {blocks} only", adapters=adapters)
 
 
+def in_blocks(whole: Recipe, first: int, depth: int | None = None) -> Recipe | None:
+    """The recipe with its adapters from block `first` on; None if they cannot begin later than they do.
+
+    depth: blocks of the backbone, if the recipe does not say itself in which of them its adapters are
+    """
+    if not whole.adapters or not all(hasattr(one, "blocks") for one in whole.adapters):
+        return None
+    adapters = []
+    for one in whole.adapters:
+        now = getattr(one, "blocks", None) or tuple(range(depth or 0))
+        adapters.append((one, now, tuple(block for block in now if block >= first)))
+    if any(not later or later == now for _, now, later in adapters):
+        return None
+    name = f"{whole.name.partition('@')[0]}@{first}-{max(later[-1] for _, _, later in adapters)}"
+    return replace(whole, name=name, adapters=tuple(replace(one, blocks=later) for one, _, later in adapters))
+
+
 def recipes() -> list[str]:
     """The names of all recipes."""
     return list(RECIPES)

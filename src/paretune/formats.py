@@ -128,9 +128,13 @@ RECORD = record(
     {"recipe": NAME, "set": SET, "history": array(_row, 1, 10**6), **_scores},
     anything,
 )  # fmt: skip
+PLAN = record(
+    {"minutes": number(0), "epochs": whole(1, 10**6), "first_block": maybe(whole(0, 256)), "depth": whole(1, 256),
+     "seconds": number(0), "why": text(10_000)}
+)  # fmt: skip
 SETTINGS = record(
     {"schedule": SCHEDULE, "seed": SEED, "data": DATA},
-    {"recipe": NAME, "set": SET, "choose": NAME, "memory": NAME, "command": SET},
+    {"recipe": NAME, "set": SET, "choose": NAME, "memory": NAME, "command": SET, "plan": PLAN},
     anything,
 )
 FACTS = record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from paretune.core.model import Adapted
     from paretune.data.splitting import Splits
     from paretune.train.automatic import Build, Choice
+    from paretune.train.minutes import Planner
 
 WORDS = "paretune.words"
 AUTO = "auto"
@@ -132,6 +134,14 @@ def train(
             "cannot tell from the best, the one of the lowest loss; loss, the lowest."
         ),
     ] = "careful",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="End within so many minutes: a few steps are timed, then fewer epochs are trained or, if that "
+            "is not enough, adapters in later blocks only.",
+        ),
+    ] = None,
     memory: options.Memory = "full",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run; --resume --out OUT is enough.")
@@ -145,11 +155,13 @@ def train(
     that is needed to reproduce the result, and TensorBoard logs. Interrupted? OUT holds the best epoch so far, a model
     like any other; `paretune train --resume --out OUT` continues.
     """
+    started = perf_counter()
     from accelerate import PartialState
 
     from paretune.cli.build import build, chosen_recipe, tell_lost, with_schedule
     from paretune.data.opening import open_splits
     from paretune.data.task import known_task
+    from paretune.train.minutes import Planner
     from paretune.train.prepare import fit_on
 
     wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
@@ -172,38 +184,66 @@ def train(
         return build(model, what, classes, image_size, pretrained, checkpoint, seed, answers)
 
     with interruptible(lambda: f"{_left(out)}`paretune train --resume --out {out}` continues"):
+        begun = _begun(out, resume, overwrite) if known is None or minutes is not None else {}
+        planner = None if minutes is None else Planner(make, images, minutes, settings, started)
         if known is None:
-            choice = _search(make, images, settings, out, resume, overwrite)
+            choice = _search(make, images, settings, begun, planner)
             chosen, notes = with_schedule(choice.recipe, wanted), {"chosen": choice.to_json()}
         else:
             choice, chosen, notes = None, known, {}
+        if planner is not None:
+            chosen, planned = _planned(planner, chosen, begun)
+            notes |= {"plan": planned}
         adapted = make(chosen)
         tell_lost(adapted)
         result = fit_on(
             adapted, images.train, images.val, chosen.schedule, out,
             **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory,
             embed_backbone=embed_backbone,
-            patience=patience or (choice and choice.patience), notes=_notes(chosen, set_) | notes,
-            command=context.meta[WORDS],
+            patience=patience or (choice and choice.patience), seconds=planner and planner.left(),
+            notes=_notes(chosen, set_) | notes, command=context.meta[WORDS],
         )  # fmt: skip
     answer(_summary(result), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
 
 
-def _search(make: Build, images: Splits, settings: dict, out: Path, resume: bool, overwrite: bool) -> Choice:
-    """What to train: the choice of an interrupted run, or of a new search. A folder in use is refused first."""
-    from paretune.train.automatic import Choice, choose
+def _begun(out: Path, resume: bool, overwrite: bool) -> dict:
+    """The settings of the interrupted run; none of a new one. A folder in use is refused before anything is timed."""
     from paretune.train.runfolder import RunFolder
 
     folder = RunFolder(out, {})
-    if resume and not overwrite and "chosen" in (known := folder.asked()):
-        return Choice.from_json(known["chosen"])
+    if resume and not overwrite:
+        return folder.asked()
     folder.check(resume, overwrite)
+    return {}
+
+
+def _search(make: Build, images: Splits, settings: dict, begun: dict, planner: Planner | None) -> Choice:
+    """What to train: the choice of an interrupted run, or of a new search if there is time for one."""
+    from paretune.train.automatic import Choice, choose, unsearched
+
+    if "chosen" in begun:
+        return Choice.from_json(begun["chosen"])
     if settings["mixed_precision"] == AUTO:  # is measured for what was chosen
         settings = settings | {"mixed_precision": None}
-    choice = choose(make, images.train, images.val, tell=lambda line: say(line, err=True), **settings)
+    if planner is not None and not planner.searches():
+        choice = unsearched()
+    else:
+        choice = choose(make, images.train, images.val, tell=lambda line: say(line, err=True), **settings)
     say(f"chosen: {choice.recipe.name} at learning rate {choice.recipe.schedule.lr:g}: {choice.why}", err=True)
     return choice
+
+
+def _planned(planner: Planner, chosen: Recipe, begun: dict) -> tuple[Recipe, dict]:
+    """The recipe as it fits into the time, and the plan; that of an interrupted run if there is one."""
+    from paretune.train.minutes import Plan
+
+    if "plan" in begun:
+        plan = Plan(**begun["plan"])
+    else:
+        plan = planner.plan(chosen)
+        say(f"planned for {plan.minutes:g} minutes: {plan.why}", err=True)
+    return plan.applied(chosen), plan.to_json()
 
 
 def _left(out: Path) -> str:

@@ -92,13 +92,31 @@ def choose(
     if len(train) < FEW:
         return search.choice(linear, first, f"fewer than {FEW} training images: only a head is trained")
     depth = len(build(linear).backbone.blocks)
-    late = recipe(f"{LATE}@{max(depth - LAST, 0)}-{depth - 1}")
     part = _part(train, seed)
-    second = search.best(late, part)
+    second = search.best(adapters := late(depth), part)
     like = first if part is train else search.attempt(linear, part, first.lr)
     if like.loss is None or (second.loss is not None and second.loss < like.loss):
-        return search.choice(late, second, f"its validation loss is lower than that of a linear head, {_told(like)}")
+        return search.choice(
+            adapters, second, f"its validation loss is lower than that of a linear head, {_told(like)}"
+        )
     return search.choice(linear, first, f"adapters reached no lower validation loss, {_told(second)}")
+
+
+def late(depth: int) -> Recipe:
+    """The adapters that are tried, in the last of `depth` blocks."""
+    return recipe(f"{LATE}@{max(depth - LAST, 0)}-{depth - 1}")
+
+
+def unsearched() -> Choice:
+    """What to train if there is no time to search: a linear head at the middle rate."""
+    rate = sorted(RATES["linear"])[1]
+    return _choice(recipe("linear"), rate, (), "there is no time for a search: a linear head is the fastest")
+
+
+def _choice(what: Recipe, lr: float, tries: tuple[Try, ...], why: str) -> Choice:
+    kind = what.name.partition("@")[0]
+    schedule = Schedule(epochs=EPOCHS[kind], batch_size=BATCH, lr=lr, warmup_epochs=EPOCHS[kind] / 10)
+    return Choice(replace(what, schedule=schedule), PATIENCE[kind], tries, why)
 
 
 def _told(one: Try) -> str:
@@ -150,6 +168,4 @@ class Search:
 
     def choice(self, what: Recipe, best: Try, why: str) -> Choice:
         """The recipe with the learning rate of its best try."""
-        kind = what.name.partition("@")[0]
-        schedule = Schedule(epochs=EPOCHS[kind], batch_size=BATCH, lr=best.lr, warmup_epochs=EPOCHS[kind] / 10)
-        return Choice(replace(what, schedule=schedule), PATIENCE[kind], tuple(self.tries), why)
+        return _choice(what, best.lr, tuple(self.tries), why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 
 from accelerate import Accelerator
 
@@ -15,7 +16,7 @@ from paretune.core.model import Adapted
 from paretune.data.samples import Samples
 from paretune.machine import environment
 from paretune.train.checks import check, check_choice
-from paretune.train.log import Log
+from paretune.train.log import Log, duration
 from paretune.train.memory import keeping
 from paretune.train.precision import accelerator_for, faster, resumed
 from paretune.train.record import describe
@@ -67,6 +68,7 @@ def fit(
     cache: bool = True,
     choose: Choice = "score",
     patience: int | None = None,
+    seconds: float | None = None,
     memory: str = "full",
     embed_backbone: bool = False,
     notes: dict | None = None,
@@ -98,6 +100,8 @@ def fit(
             the lowest loss among the epochs whose accuracy is within one standard error of the highest, because few
             validation images cannot tell these apart; for tasks without an accuracy it is "score".
         patience: stop after so many epochs without a better one; None trains all epochs.
+        seconds: stop before an epoch that would end later than this, epochs before an interruption included. The first
+            epoch is never left out. Where it stops depends on the machine, so it is not compared when resuming.
         memory: what a batch keeps for the backward pass. "exact" computes norm2, fc1 and GELU again there: about 6 in
             place of 10 times the width per block and token, with the same gradients. "low" keeps the derivative of
             the GELU in 8 bits, about 7 times the width, and computes nothing again.
@@ -110,6 +114,7 @@ def fit(
         UsageError: impossible settings; an `out` that is in use; no run, or a different run, to resume; a loss that is
             not finite.
     """
+    start = perf_counter()
     check(model, train_set, val_set, schedule, mixed_precision, accumulate, look_every, seed, workers)
     check_choice(choose, patience)
     known(memory)
@@ -133,6 +138,7 @@ def fit(
         state = folder.load(training.possible(), schedule.epochs) if resume else None
         if state is not None:
             training.restore(state, str(folder.state / EPOCH))
+        before = sum(row["seconds"] for row in training.history)
         log.start(len(training.history) + 1)
         try:
             if measured and not resume:
@@ -143,6 +149,9 @@ def fit(
             for epoch in range(len(training.history), schedule.epochs):
                 if patience and training.waited() >= patience:
                     log.line(f"stopped: no better epoch in the last {patience}")
+                    break
+                if seconds and training.best_row and training.lasts() + before + perf_counter() - start > seconds:
+                    log.line(f"stopped: another epoch would end after {duration(seconds)}")
                     break
                 log.epoch(row := training.epoch(epoch, log))
                 if accelerator.is_main_process:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 from time import perf_counter
 
@@ -11,26 +11,34 @@ import torch
 from torch import Tensor
 
 from paretune.core.model import Adapted
-from paretune.train.prefix import Precision, Prefixed
+from paretune.train.prefix import Prefixed
 
 COPIES, STEPS = 8, 3  # images of a timed step, and how many are timed after one that warms up
-ROUNDS, ENOUGH = 7, 1.5  # of two precisions in turn: at most so many, and no further one after so many seconds
+ROUNDS, ENOUGH = 7, 1.5  # of two precisions in turn, at most; no further measurement after so many seconds
 CLEARLY = 0.95  # bfloat16 must take less than this share of the time
 AUTO = "auto"
 
 
 class Timed:
-    """A model in training mode, and COPIES of an image as what it takes. `kept` of its blocks run once per image."""
+    """A model in training mode, and COPIES of an image as what it takes. `kept` of its blocks run once per image.
 
-    def __init__(self, model: Adapted, image: Tensor, kept: int):
+    half: the type of mixed precision
+    """
+
+    def __init__(self, model: Adapted, image: Tensor, kept: int, half: torch.dtype | None = None):
         device = next(model.parameters()).device
         self.images = image.to(device).expand(COPIES, *image.shape)
         self.model = model.train()
         self.learner: Adapted | Prefixed = Prefixed(model, kept, image.to(device)) if kept else model
-        self.kept, self.given = kept, self._entering()
+        self.kept, self.half = kept, half
+        self.given = self._entering()
 
     def _entering(self) -> Tensor | list[Tensor]:
-        return self.learner.entering(self.images) if isinstance(self.learner, Prefixed) else self.images
+        with self._precision():
+            return self.learner.entering(self.images) if isinstance(self.learner, Prefixed) else self.images
+
+    def _precision(self) -> AbstractContextManager:
+        return torch.autocast(self.images.device.type, self.half) if self.half else nullcontext()
 
     def once(self) -> float:
         """Seconds per image of the blocks that run once; 0 without any."""
@@ -42,28 +50,32 @@ class Timed:
 
     def look(self) -> float:
         """Seconds per image of its forward pass alone."""
-        return self._each(torch.no_grad()(lambda: self.learner(self.given)))
+        with torch.no_grad(), self._precision():
+            return self._each(lambda: self.learner(self.given))
 
     def precisions(self) -> dict[str, float]:
         """Seconds per image of a step in float32 ("no") and in bfloat16 ("bf16"), measured in turn."""
-        kind, taken = self.images.device.type, {"no": [], "bf16": []}
+        taken: dict[str, list[float]] = {"no": [], "bf16": []}
         started = perf_counter()
         for done in range(ROUNDS):
             for name, times in taken.items():
-                half = torch.autocast(kind, torch.bfloat16) if name == "bf16" else nullcontext()
-                times.append(self._seconds(lambda half=half: self._step(lambda: half)))
+                self.half = torch.bfloat16 if name == "bf16" else None
+                times.append(self._seconds(self._step))
             if done and perf_counter() - started > ENOUGH:
                 break
         return {name: min(times[1:]) / COPIES for name, times in taken.items()}
 
-    def _step(self, precision: Precision = nullcontext) -> None:
-        with precision():
+    def _step(self) -> None:
+        with self._precision():
             outputs = self.learner(self.given)
         outputs.float().square().mean().backward()
         self.model.zero_grad(set_to_none=True)
 
     def _each(self, run: Callable[[], object]) -> float:
-        return median([self._seconds(run) for _ in range(STEPS + 1)][1:]) / COPIES
+        started, times = perf_counter(), [self._seconds(run)]  # the first one warms up
+        while len(times) <= STEPS and (len(times) < 2 or perf_counter() - started < ENOUGH):
+            times.append(self._seconds(run))
+        return median(times[1:]) / COPIES
 
     def _seconds(self, run: Callable[[], object]) -> float:
         start = perf_counter()

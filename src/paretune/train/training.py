@@ -153,6 +153,10 @@ class Training:
         """How many epochs there were since the best one."""
         return len(self.history) - self.best_row["epoch"] if self.best_row else 0
 
+    def lasts(self) -> float:
+        """Seconds that the next epoch will probably take; no time at all before the first one was seen."""
+        return max((row["seconds"] for row in self.history[-2:]), default=-math.inf)
+
     def best_facts(self) -> dict:
         """The number of the best epoch, its score and its loss."""
         return {f"best_{key}": self.best_row[key] for key in ("epoch", self.chooser, "val_loss")}
