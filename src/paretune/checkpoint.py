@@ -179,6 +179,7 @@ def _assembled(module: nn.Module, origin: Backbone, config: dict, folder: Path) 
     model = assemble(module, origin, methods.adapters, methods.reducer, config["classes"], task)
     if config["base_model_name_or_path"] != origin.name:
         raise UsageError(f"{folder / CONFIG} has missing or wrong entries: it names two backbones; {AGAIN}")
+    model.temperature = config.get("temperature", 1.0)  # only calibrated models have one
     own = model.preprocessing["input_size"]
     model.preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocessing"].items()}
     if (asked := model.preprocessing["input_size"]) != own:

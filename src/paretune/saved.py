@@ -34,6 +34,7 @@ def described(model: Adapted) -> dict:
         "classes": model.classes,
         "task": model.task,
         "preprocessing": model.preprocessing,
+        **({} if model.temperature == 1 else {"temperature": model.temperature}),
         "versions": {"paretune": __version__, "torch": torch.__version__, "timm": timm.__version__,
                      "python": platform.python_version()},
     }  # fmt: skip

@@ -43,11 +43,13 @@ def evaluate(
     """Score a trained model on labelled images, overall and for every class, label or number.
 
     If training split the data itself, val and train are the same images as in training. Accuracy has its interval of
-    95 %: what so few images cannot rule out.
+    95 %: what so few images cannot rule out. Of a calibrated model the calibration error is printed too: how far its
+    probabilities are from the share of right answers, before and after calibration.
     """  # fmt: skip
     from paretune.checkpoint import load
     from paretune.data.task import known_task
     from paretune.data.transforms import evaluation
+    from paretune.train.calibration import Errors, told
     from paretune.train.evaluate import evaluate, known_split
     from paretune.train.metrics import most_confused
     from paretune.train.tasks import kind_of
@@ -60,7 +62,10 @@ def evaluate(
     images = known_split(out, data, split, model.classes, skip_unreadable, known_task(model.task))
     found = Worst(model, worst) if worst else None
     through = images.through(evaluation(model.preprocessing))
-    metrics = evaluate(model, through, batch_size, device, workers, found.add if found else None)
+    errors = Errors(len(model.classes), model.temperature) if model.temperature != 1 else None
+    watchers = [one.add for one in (found, errors) if one is not None]
+    watch = (lambda *batch: [see(*batch) for see in watchers]) if watchers else None
+    metrics = evaluate(model, through, batch_size, device, workers, watch)
     mistakes = found.mistakes if found else []
     if confusion is not None:
         _draw(metrics, split, confusion)
@@ -68,6 +73,9 @@ def evaluate(
         _draw_worst(images, mistakes, f"{split}: {_WORST[model.task]}", sheet)
     pairs = most_confused(metrics.confusion, model.classes, worst) if worst and metrics.confusion else []
     value = {"split": split, "task": model.task, **metrics.to_dict(), **_interval(metrics)}
+    if errors is not None:
+        before, after = errors.value()
+        value |= {"temperature": model.temperature, "calibration_error": {"before": before, "after": after}}
     if worst:
         value["worst"] = [{"class": true, "answer": said, "images": n} for true, said, n in pairs]
         value["worst_images"] = [{"path": images.title(one.image), **one.facts} for one in mistakes]
@@ -76,6 +84,8 @@ def evaluate(
 
     def text() -> None:
         _say(metrics, split, kind_of(model).outputs[0], pairs)
+        if errors is not None:
+            say(f"{split} {told(model.temperature, errors.value())}")
         if mistakes:
             _say_worst([(images.name(one.image), one.facts) for one in mistakes], _WORST[model.task])
         for path in drawn.values():

@@ -183,9 +183,12 @@ def train(
     def make(what: Recipe) -> Adapted:
         return build(model, what, classes, image_size, pretrained, checkpoint, seed, answers)
 
+    def tell(line: str) -> None:
+        say(line, err=True)
+
     with interruptible(lambda: f"{_left(out)}`paretune train --resume --out {out}` continues"):
         begun = _begun(out, resume, overwrite) if known is None or minutes is not None else {}
-        planner = None if minutes is None else Planner(make, images, minutes, settings, started)
+        planner = None if minutes is None else Planner(make, images, minutes, settings, started, tell)
         if known is None:
             choice = _search(make, images, settings, begun, planner)
             chosen, notes = with_schedule(choice.recipe, wanted), {"chosen": choice.to_json()}

@@ -22,6 +22,7 @@ class Adapted(nn.Module):
     classes: names of the outputs, or None if the model keeps the backbone's own head
     task: what the outputs are: "multiclass" and "multilabel" logits, "regression" numbers in the units of the targets
     preprocessing: how images become tensors; spec: the settings that the model was made from, None once it is merged
+    temperature: what logits are divided by before they become probabilities; the logits themselves are as trained
     memory: what a training forward pass keeps for its backward pass, see `core.memory`; evaluation ignores it
     """
 
@@ -39,6 +40,7 @@ class Adapted(nn.Module):
         self.reducer = reducer
         self.classes = classes
         self.task = task
+        self.temperature = 1.0
         self.memory: Memory = "full"
         self.preprocessing = anatomy.preprocessing(backbone)
         self.spec = spec

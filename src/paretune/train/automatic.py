@@ -156,7 +156,7 @@ class Search:
             try:
                 result = fit_on(
                     model, images, self.validate, schedule, Path(out) / "try",
-                    seed=self.seed, choose="loss", quiet=True, **self.settings,
+                    seed=self.seed, choose="loss", calibrate=False, quiet=True, **self.settings,
                 )  # fmt: skip
                 found = replace(found, loss=result.loss, score=result.score, seconds=result.seconds)
             except Diverged:

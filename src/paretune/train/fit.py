@@ -15,6 +15,8 @@ from paretune.core.memory import known
 from paretune.core.model import Adapted
 from paretune.data.samples import Samples
 from paretune.machine import environment
+from paretune.train.calibration import LEAST
+from paretune.train.calibration import told as told_temperature
 from paretune.train.checks import check, check_choice
 from paretune.train.log import Log, duration
 from paretune.train.memory import keeping
@@ -71,6 +73,7 @@ def fit(
     seconds: float | None = None,
     memory: str = "full",
     embed_backbone: bool = False,
+    calibrate: bool = True,
     notes: dict | None = None,
     command: list[str] | None = None,
     quiet: bool = False,
@@ -106,6 +109,8 @@ def fit(
             place of 10 times the width per block and token, with the same gradients. "low" keeps the derivative of
             the GELU in 8 bits, about 7 times the width, and computes nothing again.
         embed_backbone: the folder holds the backbone too, see `checkpoint.save`.
+        calibrate: for one class of several, fit a temperature on the validation images once the best epoch is known;
+            `predict` and `eval` then give calibrated probabilities. Not with fewer than 100 images.
         notes: further JSON values that describe this run; kept in the record, and compared when resuming.
         command: the words of a command line that began this run; kept, and not compared when resuming.
         quiet: no progress on stderr.
@@ -163,7 +168,7 @@ def fit(
                 accelerator.wait_for_everyone()
         finally:
             log.close()
-        return _finish(training, folder, written, embed_backbone)
+        return _finish(training, folder, written, embed_backbone, log if calibrate else None)
 
 
 def _settings(
@@ -187,20 +192,22 @@ def _settings(
     }
 
 
-def _finish(training: Training, folder: RunFolder, written: bool, embed: bool) -> Result:
-    """Save the best epoch and the record of the run."""
-    best = training.best_facts()
+def _finish(training: Training, folder: RunFolder, written: bool, embed: bool, calibrate: Log | None) -> Result:
+    """Save the best epoch and the record of the run. calibrate: where a line on it goes; None: no calibration"""
+    best, model = training.best_facts(), training.best_model()
+    found = calibrated(training, calibrate) if calibrate else {}
     seconds = sum(row["seconds"] for row in training.history)
     record = {
         **best,
+        **found,
         "seconds": seconds,
         **folder.settings,
         "environment": environment(training.accelerator.device),
         "history": training.history,
     }
-    model = training.best_model()
     if training.accelerator.is_main_process:
-        save(model, folder.out, {**folder.settings, **best}, only_trained=written, embed_backbone=embed)
+        facts = {**folder.settings, **best, **found}
+        save(model, folder.out, facts, only_trained=written, embed_backbone=embed)
         folder.finish(record)
     training.accelerator.wait_for_everyone()
     metric = training.chooser.removeprefix("val_")
@@ -208,3 +215,18 @@ def _finish(training: Training, folder: RunFolder, written: bool, embed: bool) -
         folder.out, metric, best["best_epoch"], best[f"best_{training.chooser}"], best["best_val_loss"], seconds,
         training.history, record,
     )  # fmt: skip
+
+
+def calibrated(training: Training, log: Log) -> dict:
+    """Give the best model its temperature; what the record says of it, {} where there is none."""
+    model, images = training.plain, training.validated
+    if model.task != "multiclass":
+        return {}
+    if images < LEAST:
+        log.line(f"not calibrated: {images} validation images are too few, it takes {LEAST}")
+        return {}
+    answers = training.answers()
+    model.temperature = answers.temperature()
+    errors = answers.errors(model.temperature)
+    log.line(told_temperature(model.temperature, errors))
+    return {"temperature": model.temperature, "calibration_error": dict(zip(("before", "after"), errors, strict=True))}

@@ -33,7 +33,7 @@ from paretune.train.speed import Timed
 
 AIM = 0.85  # of the time is planned for; the rest is for what no measurement foresees
 ENOUGH = 5  # epochs: rather later blocks than fewer ones
-SHARES = (1 / 3, 1 / 2, 2 / 3, 5 / 6)  # of the depth: where adapters may begin instead
+SHARES = (1 / 2, 2 / 3, 5 / 6)  # of the depth: where adapters may begin instead
 READ = 8  # images that are read to time it
 OVERHEAD, EPOCH, FIXED = 1e-4, 0.1, 2.0  # seconds of an image and epoch, of an epoch, of a training, beside the model's
 SEARCHED = 0.4  # of the time at most for a search
@@ -89,12 +89,18 @@ class Planner:
     """
 
     def __init__(
-        self, build: automatic.Build, images: Splits, minutes: float, settings: dict[str, Any], started: float
+        self,
+        build: automatic.Build,
+        images: Splits,
+        minutes: float,
+        settings: dict[str, Any],
+        started: float,
+        tell: Callable[[str], None] = lambda line: None,
     ):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UsageError("minutes are planned for a single process: leave them out, and say how many epochs")
         self.build, self.train, self.validate, self.minutes = build, images.train, images.val, minutes
-        self.settings, self.start = settings, started
+        self.settings, self.start, self.tell = settings, started, tell
         self.known: dict[tuple, Cost] = {}
 
     def left(self) -> float:
@@ -105,6 +111,7 @@ class Planner:
         """What a training of this recipe costs here; measured once."""
         key = _key(what)
         if key not in self.known:
+            self.tell(f"timing {what.name}")
             self.known[key] = self._measured(what)
         return self.known[key]
 

@@ -180,7 +180,7 @@ def _multiclass(model: nn.Module) -> Kind:
         divergence=categorical,
         kept=lambda logits: logits.argmax(1),
         scores=class_scores,
-        read=lambda logits: logits.softmax(-1),
+        read=lambda logits: (logits / getattr(model, "temperature", 1.0)).softmax(-1),
     )
 
 

@@ -21,6 +21,7 @@ from paretune.data.samples import Samples, for_torch
 from paretune.errors import Diverged, UsageError
 from paretune.tensorfile import check_finite
 from paretune.train import tasks
+from paretune.train.calibration import Logits
 from paretune.train.evaluate import score
 from paretune.train.log import Log
 from paretune.train.memory import process_bytes, readable
@@ -184,6 +185,13 @@ class Training:
             seen += torch.stack([*losses.values(), one]) * len(targets)
         *totals, images = self.accelerator.reduce(seen, "sum").tolist()
         return {f"train_{name}": total / images for name, total in zip(losses, totals, strict=True)}
+
+    def answers(self) -> Logits:
+        """What the model says of the validation images now."""
+        found = Logits(self.validated, len(self.classes))
+        gather, precision = self.accelerator.gather_for_metrics, self.accelerator.autocast
+        score(self.learner, self.val_loader, self.classes, gather, precision, found.add)
+        return found
 
     def state(self) -> EpochState:
         """Everything that the next epoch builds upon."""

@@ -126,7 +126,7 @@ def _trained(setting: Setting, data: Split, seed: int, out: Path, device: str) -
     result = fit_on(
         model, data.train, data.validate, setting.schedule, out, setting.preprocessing,
         seed=seed, device=device, resume=begun, overwrite=not begun, look_every=setting.look_every,
-        choose=setting.choose, quiet=True,
+        choose=setting.choose, calibrate=False, quiet=True,
     )  # fmt: skip
     return Trial(seed, None, result.accuracy, result.best_epoch, result.seconds, result.loss)
 

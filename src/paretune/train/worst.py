@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from paretune.core.target_units import units_of
+from paretune.train.tasks import kind_of
 
 AVAILABLE = ("multiclass", "regression")  # the tasks in which one image can be more wrong than another
 
@@ -32,7 +33,7 @@ class Worst:
     """Collects the `count` worst mistakes; `add` is the `watch` of `train.evaluate.evaluate`."""
 
     def __init__(self, model, count: int):
-        self.count, self.names, self.seen = count, model.classes, 0
+        self.count, self.names, self.seen, self.read = count, model.classes, 0, kind_of(model).read
         self.mistakes: list[Mistake] = []
         self.find: Callable[[Tensor, Tensor], list[Mistake]] = self._classes
         if model.task == "regression":
@@ -46,7 +47,7 @@ class Worst:
 
     def _classes(self, logits: Tensor, labels: Tensor) -> list[Mistake]:
         answers = logits.argmax(1)
-        sure = logits.softmax(1).gather(1, answers[:, None])[:, 0]
+        sure = self.read(logits).gather(1, answers[:, None])[:, 0]
         return [
             Mistake(self.seen + i, p, {"class": self.names[true], "answer": self.names[said], "probability": p})
             for i, (said, true, p) in enumerate(zip(answers.tolist(), labels.tolist(), sure.tolist(), strict=True))
