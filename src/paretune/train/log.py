@@ -29,6 +29,7 @@ class Log:
         self.board: SummaryWriter | None = None
         self.seconds: list[float] = []  # of the epochs of this process
         self.estimated = False
+        self.waited = self.trained = 0.0  # seconds of the last epoch: for batches, and in all without validation
 
     def start(self, first_epoch: int) -> None:
         """Open the TensorBoard files; what an interrupted run wrote from `first_epoch` on is left out."""
@@ -59,14 +60,18 @@ class Log:
 
     def track(self, batches: Batches, epoch: int, batch_size: int) -> Iterator:
         """The training batches of an epoch; early in the first one it tells how long all epochs will take."""
-        start, count = perf_counter(), len(batches)
+        start, count, self.waited = perf_counter(), len(batches), 0.0
+        asked = start
         for done, batch in enumerate(self.follow(batches, f"epoch {epoch + 1}/{self.epochs}", batch_size)):
+            self.waited += perf_counter() - asked
             took = perf_counter() - start
             if not self.seconds and not self.estimated and done >= 2 and took > ENOUGH:
                 whole = took / done * count * (self.epochs - epoch)
                 self.line(f"{batch_size * done / took:.0f} images/s: training will take about {duration(whole)}")
                 self.estimated = True
             yield batch
+            asked = perf_counter()
+        self.trained = perf_counter() - start
 
     def epoch(self, row: dict) -> None:
         """One finished epoch; `row` is an entry of the history."""
@@ -77,7 +82,7 @@ class Log:
         left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
         self.line(
             f"epoch {row['epoch']}/{self.epochs}  lr {row['lr']:.2e}  {losses}  "
-            f"{'  '.join(told(name, value) for name, value in scores.items())}  {row['seconds']:.1f} s"
+            f"{'  '.join(told(name, value) for name, value in scores.items())}  {self._waiting()}{row['seconds']:.1f} s"
             + (f", {duration(left)} left" if left else "")
         )
         if self.board:
@@ -85,6 +90,10 @@ class Log:
                 if value is not None:
                     self.board.add_scalar(name, value, row["epoch"])
             self.board.flush()
+
+    def _waiting(self) -> str:
+        """How much of the training time passed in waiting for pictures."""
+        return f"waiting for data {self.waited / self.trained:.0%}  " if self.trained else ""
 
     def close(self) -> None:
         """Finish the TensorBoard file."""

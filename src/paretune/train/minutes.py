@@ -73,7 +73,7 @@ class Plan:
     def applied(self, what: Recipe) -> Recipe:
         """The recipe as planned. Warm-up keeps its share."""
         if self.first_block is not None:
-            later = in_blocks(what, self.first_block, self.depth)
+            later = _later(what, self.first_block, self.depth)
             assert later is not None, "the plan was made for this recipe"
             what = later
         share = what.schedule.warmup_epochs / what.schedule.epochs
@@ -179,16 +179,23 @@ def _key(what: Recipe) -> tuple:
     return what.name, what.schedule.augment, what.schedule.mixup, what.schedule.cutmix
 
 
+def _later(what: Recipe, first: int, depth: int) -> Recipe | None:
+    """The recipe with adapters from block `first` on, and without stochastic depth, with which nothing could be kept."""
+    later = in_blocks(what, first, depth)
+    return later and replace(later, schedule=replace(later.schedule, drop_path=0.0))
+
+
 def _candidates(what: Recipe, depth: int) -> list[tuple[int | None, Recipe]]:
     """The recipe, and the same with adapters in later and later blocks: (first block, recipe)."""
-    later = {round(share * depth): in_blocks(what, round(share * depth), depth) for share in SHARES}
+    later = {round(share * depth): _later(what, round(share * depth), depth) for share in SHARES}
     return [(None, what), *((first, one) for first, one in later.items() if one is not None)]
 
 
 def _why(asked: int, epochs: int, name: str, planned: str, seconds: float) -> str:
     takes = f"about {duration(seconds)}"
     if planned != name:
-        return f"{planned}, {epochs} of {asked} epochs, {takes}: {name} would not get through {min(asked, ENOUGH)}"
+        what = f"{planned} without stochastic depth, {epochs} of {asked} epochs"
+        return f"{what}, {takes}: {name} would not get through {min(asked, ENOUGH)}"
     return f"{epochs} of {asked} epochs, {takes}" + (": more do not fit" if epochs < asked else ": all of them fit")
 
 
