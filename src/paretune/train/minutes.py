@@ -180,7 +180,7 @@ def _key(what: Recipe) -> tuple:
 
 
 def _later(what: Recipe, first: int, depth: int) -> Recipe | None:
-    """The recipe with adapters from block `first` on, and without stochastic depth, with which nothing could be kept."""
+    """The recipe with adapters from block `first` on; without stochastic depth, with which nothing could be kept."""
     later = in_blocks(what, first, depth)
     return later and replace(later, schedule=replace(later.schedule, drop_path=0.0))
 
