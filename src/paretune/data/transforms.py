@@ -13,6 +13,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision.transforms import Compose, RandomHorizontalFlip
 
+from paretune.data.preprocess import thicker
 from paretune.errors import unknown
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment")
@@ -70,16 +71,13 @@ def evaluation(preprocessing: dict) -> Callable:
 
 
 class Thicker:
-    """A picture that is more than `most` times as long as wide is stretched until it is not: it would have no pixel in
-    width after its longer side was made as short as the input."""
+    """The step `data.preprocess.thicker`."""
 
     def __init__(self, most: int):
         self.most = most
 
     def __call__(self, picture: Image.Image) -> Image.Image:
-        least = -(-max(picture.size) // self.most)
-        width, height = (max(side, least) for side in picture.size)
-        return picture if (width, height) == picture.size else picture.resize((width, height))
+        return thicker(picture, self.most)
 
     def __repr__(self) -> str:
         return f"Thicker({self.most})"
