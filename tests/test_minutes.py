@@ -161,3 +161,11 @@ def test_without_time_to_search_a_head_is_trained(tree, tmp_path):
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record["recipe"] == "linear"
     assert "there is no time for a search" in record["chosen"]["why"]
+
+
+def test_what_timing_takes_is_taken_off_the_time():
+    found = planner(1, {"lora": (10, 40), "lora@6-11": (30, 4), "lora@8-11": (20, 4)})
+    left = iter([50.0, 50.0, 47.0, 40.0])  # timing takes longer and longer
+    found.left = lambda: next(left, 40.0)
+    plan = found.plan(LORA)
+    assert (plan.epochs, plan.first_block) == (3, 8)

@@ -157,14 +157,20 @@ class Planner:
                 if first is None:
                     raise
                 continue  # such as one width for each block, which then are too many
-            found.append((min(asked, cost.epochs(AIM * self.left())), first, candidate.name, cost))
-            if found[-1][0] >= min(asked, ENOUGH):
+            found.append((first, candidate.name, cost))
+            if self._fitting(cost, asked) >= min(asked, ENOUGH):
                 break
-        epochs, first, name, cost = max(found, key=lambda one: one[0])
+        # of the time that is left now, not of what was left when each one was timed
+        epochs, (first, name, cost) = max(
+            ((self._fitting(one[2], asked), one) for one in found), key=lambda one: one[0]
+        )
         if not epochs:
-            raise self._impossible(what.name, min((cost.of(1), name) for _, _, name, cost in found))
+            raise self._impossible(what.name, min((cost.of(1), name) for _, name, cost in found))
         why = _why(asked, epochs, what.name, name, cost.of(epochs))
         return Plan(self.minutes, epochs, first, depth, cost.of(epochs), why)
+
+    def _fitting(self, cost: Cost, asked: int) -> int:
+        return min(asked, cost.epochs(AIM * self.left()))
 
     def _impossible(self, name: str, quickest: tuple[float, str]) -> UsageError:
         least = (60 * self.minutes - self.left() + quickest[0] / AIM) / 60
