@@ -97,7 +97,7 @@ def test_the_folder_keeps_the_crop_for_whoever_uses_the_model(tmp_path, flags):
     path = flags / "val" / "one" / "0.png"
     image = evaluation(loaded.preprocessing)(Image.open(path))
     (answer,) = predictions(loaded, [path], device="cpu")
-    assert torch.allclose(answer.outputs, loaded(image[None]).softmax(-1)[0], atol=1e-5)
+    assert torch.allclose(torch.as_tensor(answer.outputs), loaded(image[None]).softmax(-1)[0], atol=1e-5)
     assert evaluate(loaded, seen(splits.val, loaded), device="cpu").loss == pytest.approx(result.loss, abs=1e-5)
     shown = np.asarray(panels(loaded, [path]).rows[0][0].picture)
     assert len(np.unique(shown[:3].reshape(-1, 3), axis=0)) == 1  # the bar
