@@ -102,8 +102,13 @@ CONFIG = record(
         "packed": table(record({"bits": one_of(1, 2, 4, 8), "shape": array(whole(1, 2**20), 2, 2)})),
         "fingerprint": HASH,
     },
-    {"task": NAME, "temperature": number(1e-3, 1e3), "training": anything, "versions": table(text(200), most=50),
-     "cached_from": text(10_000)},
+    {
+        "task": NAME,
+        "temperature": number(1e-3, 1e3),
+        "training": anything,
+        "versions": table(text(200), most=50),
+        "cached_from": text(10_000),
+    },
 )
 
 _data = record(
