@@ -56,9 +56,9 @@ def bench(
         raise UsageError(f"--json {json_}: name a file in a folder that exists")
     from rich.console import Console
 
-    from paretune.cli.build import chosen_recipes
     from paretune.files import write_json
     from paretune.timing.bench import bench
+    from paretune.verbs.recipes import chosen_recipes
 
     with _progress() as watch:
         result = bench(

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
 from paretune.cli import options
 from paretune.cli.output import answer, interruptible, say
-from paretune.errors import UsageError
-
-if TYPE_CHECKING:
-    from paretune.catalogue import Recipe
-    from paretune.core.model import Adapted
-    from paretune.data.splitting import Splits
-    from paretune.train.automatic import Build, Choice
+from paretune.verbs.training import AUTO, DEFAULT_MODEL, LOADERS
 
 WORDS = "paretune.words"
-AUTO = "auto"
-DEFAULT_MODEL, DEFAULT_SIZE = "vit_small_patch14_dinov2.lvd142m", 224
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-_LOADERS = min(4, _CORES // 2)
 
 
 class Resumable(TyperCommand):
@@ -85,7 +74,7 @@ def train(
         typer.Option(min=0, max=options.MOST_SEED, help="Seed of initial values, data order, dropout and the split."),
     ] = 0,
     val_share: Annotated[float, typer.Option(help="Share of images to validate on if the data have no val/.")] = 0.2,
-    workers: options.Workers = _LOADERS,
+    workers: options.Workers = LOADERS,
     mixed_precision: Annotated[
         str | None, typer.Option(help="no, bf16 or fp16; accelerate's setting by default.")
     ] = None,
@@ -124,60 +113,20 @@ def train(
     """
     from accelerate import PartialState
 
-    from paretune.cli.build import build, chosen_recipe, tell_lost, with_schedule
-    from paretune.data.opening import open_splits
-    from paretune.data.task import known_task
-    from paretune.train.prepare import fit_on
-
-    wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
-    wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights}
-    known = None if recipe == AUTO else chosen_recipe(recipe, set_, wanted)
-    if known is None and set_:
-        raise UsageError("--set changes a recipe: name one with --recipe, `paretune list recipes` shows them")
-    if model == DEFAULT_MODEL and image_size is None:
-        image_size = DEFAULT_SIZE
-    images = open_splits(
-        data, task=None if task is None else known_task(task), seed=seed, val_share=val_share,
-        skip_unreadable=skip_unreadable, download=download, test=False,
-    )  # fmt: skip
-    _tell_skipped([*images.train.skipped, *images.val.skipped])
-    classes, answers = list(images.train.classes), images.train.task
-    settings = {"seed": seed, "workers": workers, "mixed_precision": mixed_precision, "device": device}
-
-    def make(what: Recipe) -> Adapted:
-        return build(model, what, classes, image_size, pretrained, checkpoint, seed, answers)
+    from paretune.verbs.training import train
 
     with interruptible(lambda: f"{_left(out)}`paretune train --resume --out {out}` continues"):
-        if known is None:
-            choice = _search(make, images, settings, out, resume, overwrite)
-            chosen, notes = with_schedule(choice.recipe, wanted), {"chosen": choice.to_json()}
-        else:
-            choice, chosen, notes = None, known, {}
-        adapted = make(chosen)
-        tell_lost(adapted)
-        result = fit_on(
-            adapted, images.train, images.val, chosen.schedule, out,
-            **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory,
-            embed_backbone=embed_backbone,
-            patience=patience or (choice and choice.patience), notes=_notes(chosen, set_) | notes,
-            command=context.meta[WORDS],
+        result = train(
+            data, out, model, recipe, set_=set_, epochs=epochs, batch_size=batch_size, lr=lr,
+            weight_decay=weight_decay, warmup_epochs=warmup_epochs, augment=augment, task=task,
+            class_weights=class_weights, seed=seed, val_share=val_share, workers=workers,
+            mixed_precision=mixed_precision, accumulate=accumulate, device=device, image_size=image_size,
+            pretrained=pretrained, checkpoint=checkpoint, embed_backbone=embed_backbone, skip_unreadable=skip_unreadable, download=download,
+            patience=patience, choose_epoch=choose_epoch, memory=memory, resume=resume, overwrite=overwrite,
+            command=context.meta[WORDS], tell=lambda line: say(line, err=True),
         )  # fmt: skip
-    answer(_summary(result), as_json, lambda: _say(result))
+    answer(result.to_dict(), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
-
-
-def _search(make: Build, images: Splits, settings: dict, out: Path, resume: bool, overwrite: bool) -> Choice:
-    """What to train: the choice of an interrupted run, or of a new search. A folder in use is refused first."""
-    from paretune.train.automatic import Choice, choose
-    from paretune.train.runfolder import RunFolder
-
-    folder = RunFolder(out, {})
-    if resume and not overwrite and "chosen" in (known := folder.asked()):
-        return Choice.from_json(known["chosen"])
-    folder.check(resume, overwrite)
-    choice = choose(make, images.train, images.val, tell=lambda line: say(line, err=True), **settings)
-    say(f"chosen: {choice.recipe.name} at learning rate {choice.recipe.schedule.lr:g}: {choice.why}", err=True)
-    return choice
 
 
 def _left(out: Path) -> str:
@@ -185,28 +134,6 @@ def _left(out: Path) -> str:
     from paretune.checkpoint import CONFIG
 
     return f"{out} holds the best epoch so far, ready for eval and predict; " if (out / CONFIG).exists() else ""
-
-
-def _notes(recipe, set_: list[str] | None) -> dict:
-    return {"recipe": recipe.name, "set": set_ or []}
-
-
-def _tell_skipped(skipped: list[tuple[str, str]]) -> None:
-    if skipped:
-        say(f"{len(skipped)} unreadable images are left out:", err=True)
-    for path, reason in skipped:
-        say(f"  {path}: {reason}", err=True)
-
-
-def _summary(result) -> dict:
-    return {
-        "out": str(result.out),
-        "best_epoch": result.best_epoch,
-        f"val_{result.metric}": result.score,
-        "val_loss": result.loss,
-        "seconds": result.seconds,
-        "history": result.history,
-    }
 
 
 def _say(result) -> None:
