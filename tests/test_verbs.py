@@ -113,6 +113,16 @@ def test_what_cannot_be_is_refused_as_on_the_command_line(photos, run, tmp_path)
         pt.predict(out, tmp_path / "bad.png")
 
 
+def test_the_size_of_images_has_one_name_everywhere():
+    model = pt.adapt("paretune_tiny", [pt.LoRA()], classes=2, image_size=48)
+    assert model.preprocessing["input_size"] == (3, 48, 48)
+    assert pt.cost(model).macs == pt.cost(pt.adapt("paretune_tiny", [pt.LoRA()], classes=2, img_size=48)).macs
+    with pytest.raises(pt.UsageError, match="give one of them"):
+        pt.adapt("paretune_tiny", [pt.LoRA()], classes=2, image_size=48, img_size=48)
+    for verb in (pt.adapt, trained, pt.bench):
+        assert "image_size" in inspect.signature(verb).parameters
+
+
 def test_the_room_of_the_same_name_is_still_there():
     from paretune.train.fit import fit
 
