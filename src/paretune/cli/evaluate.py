@@ -45,8 +45,8 @@ def evaluate(
     from paretune.verbs.evaluating import evaluate
 
     found = evaluate(
-        run, data, split, batch_size=batch_size, workers=workers, device=device, checkpoint=checkpoint, skip_unreadable=skip_unreadable,
-        confusion=confusion, worst=worst, sheet=sheet,
+        run, data, split, batch_size=batch_size, workers=workers, device=device, checkpoint=checkpoint,
+        skip_unreadable=skip_unreadable, confusion=confusion, worst=worst, sheet=sheet,
     )  # fmt: skip
 
     def text() -> None:

@@ -121,7 +121,8 @@ def train(
             weight_decay=weight_decay, warmup_epochs=warmup_epochs, augment=augment, task=task,
             class_weights=class_weights, seed=seed, val_share=val_share, workers=workers,
             mixed_precision=mixed_precision, accumulate=accumulate, device=device, image_size=image_size,
-            pretrained=pretrained, checkpoint=checkpoint, embed_backbone=embed_backbone, skip_unreadable=skip_unreadable, download=download,
+            pretrained=pretrained, checkpoint=checkpoint, embed_backbone=embed_backbone,
+            skip_unreadable=skip_unreadable, download=download,
             patience=patience, choose_epoch=choose_epoch, memory=memory, resume=resume, overwrite=overwrite,
             command=context.meta[WORDS], tell=lambda line: say(line, err=True),
         )  # fmt: skip

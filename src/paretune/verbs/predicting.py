@@ -113,6 +113,9 @@ class Job:
         further: Callable[[int], object] = lambda done: None,
     ) -> dict[str, Any]:
         """Write the rows of `out`, and return `value`; `further` is told how many an interrupted call has written."""
+        from paretune.checkpoint import CONFIG, TENSORS
+        from paretune.train.answers import Table
+        from paretune.train.predict import names_of
         from paretune.train.predicted import write_predictions
 
         def go_on(images: Iterator[str], done: int, unreadable: int) -> Iterator[Answer]:
@@ -121,7 +124,9 @@ class Job:
             return (answers or self.answers)(images)
 
         assert self.out is not None, "a file to write to"
-        write_predictions(self.run, self.model, self.pictures, self.top, self.out, self.overwrite, go_on)
+        files = [self.run / CONFIG, self.run / TENSORS]
+        table = Table(self.model.task, names_of(self.model), self.top)
+        write_predictions(files, table, self.pictures, self.out, self.overwrite, go_on)
         return self.value()
 
     def value(self) -> dict[str, Any]:
