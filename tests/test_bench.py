@@ -19,6 +19,7 @@ from paretune.cli.main import app
 from paretune.cli.many import spread
 from paretune.measure.memory import saved_bytes
 from paretune.timing import resident, session
+from paretune.timing.contestants import Contestant, rival
 from paretune.timing.models import Plain, Step, Terms, backbone, build, moments, twin, unshare
 from paretune.timing.payoff import unpaid
 from paretune.timing.rounds import interleaved, times
@@ -100,7 +101,7 @@ def test_who_raises_is_told_and_leaves_while_the_others_go_on():
 
 def test_all_contestants_have_equal_weights_and_frozen_ones_share_their_memory():
     base = backbone(TERMS)
-    timm, lora = build(base, None), build(base, pt.recipe("lora").methods)
+    timm, lora = build(base, Contestant()), build(base, Contestant(pt.recipe("lora").methods))
     held = {p.data_ptr() for p in base.parameters()}
     theirs = [p for p in lora.backbone.blocks.parameters() if not p.requires_grad]
     assert len(theirs) == len(list(base.blocks.parameters()))
@@ -146,7 +147,7 @@ def test_lent_moments_are_those_that_adamw_would_have_made_itself():
 
 
 def test_a_step_minimises_what_training_minimises():
-    model = build(backbone(TERMS), pt.recipe("fpet-lora").methods)
+    model = build(backbone(TERMS), Contestant(pt.recipe("fpet-lora").methods))
     step = Step(model, False, pt.Schedule(lr=1e-2), TERMS)
     assert isinstance(step.objective, Objective)
     images, labels = torch.randn(4, 3, 32, 32), torch.randint(100, (4,))
@@ -533,3 +534,55 @@ def test_a_reducer_that_is_no_faster_than_the_same_adapters_does_not_pay():
     assert [sentence.split(",")[0] for sentence in said] == ["fpet-lora", "alone"]
     assert "1.08 of the time of lora" in said[0]
     assert "1.01 of the time of timm" in said[1]
+
+
+# ------------------------------------------------------------------------------------------------------------- rivals
+
+
+def test_the_rival_trains_as_many_numbers_of_the_same_layers_in_timms_own_forward():
+    lora = pt.recipe("lora")
+    mine, theirs = (build(backbone(TERMS), one) for one in (Contestant(lora.methods), rival("hf-peft", lora)))
+    assert pt.cost(theirs).trained == pt.cost(mine).trained
+    assert list(theirs.branches) == []
+    wrapped = {type(block.attn.qkv).__module__.split(".")[0] for block in theirs.backbone.blocks}
+    assert wrapped == {"peft"}
+    images = torch.randn(2, 3, 32, 32)
+    mine, theirs = mine.eval().run(images).features, theirs.backbone.eval().forward_features(images)
+    assert (mine - theirs).abs().max() < 1e-4  # both start at the backbone
+
+
+def test_the_rivals_settings_are_those_of_the_lora():
+    one = pt.LoRA(rank=4, scale=0.5, dropout=0.2, at="k proj fc2", blocks=(1, 2))
+    assert one.in_peft() == {
+        "r": 4, "lora_alpha": 2.0, "lora_dropout": 0.2, "target_modules": ["attn.proj", "attn.qkv", "mlp.fc2"],
+        "layers_to_transform": [1, 2], "layers_pattern": "blocks",
+    }  # fmt: skip
+    model = build(backbone(TERMS), rival("hf-peft", recipe("some", [one])))
+    named = [name for name, p in model.backbone.named_parameters() if "lora_A" in name]
+    assert [name.split(".base_layer")[0].split(".lora_A")[0] for name in named] == [
+        f"blocks.{i}.{place}" for i in (1, 2) for place in ("attn.qkv", "attn.proj", "mlp.fc2")
+    ]
+
+
+def test_a_bench_with_a_rival_times_it_beside_the_recipe_whose_job_it_does():
+    found = rows(bench(["sparse-tuning", recipe("mine", [pt.LoRA(rank=2)])], train=True, rival="hf-peft"))
+    assert [name for name, _ in found] == ["timm", "sparse-tuning", "mine", "hf-peft"]
+    theirs = found["hf-peft", 1]
+    assert (theirs.error, theirs.settings) == (None, None)
+    assert theirs.step.ratio is not None
+    assert theirs.cost.trained == found["mine", 1].cost.trained
+    assert theirs.memory.saved_bytes > 0
+    alone = bench(["sparse-tuning"], rival="hf-peft")
+    assert [row.recipe for row in alone.rows] == ["timm", "sparse-tuning", "lora", "hf-peft"]
+    assert "hf-peft: the job of the LoRA here" in str(alone)
+
+
+def test_rivals_that_cannot_be_are_refused():
+    with pytest.raises(pt.UsageError, match="did you mean hf-peft"):
+        bench(["lora"], rival="hfpeft")
+    with pytest.raises(pt.UsageError, match="'hf-peft' is there already"):
+        bench([recipe("hf-peft", [pt.LoRA()])], rival="hf-peft")
+    with pytest.raises(pt.UsageError, match="leave out bits"):
+        bench([recipe("bi", [pt.LoRA(bits=1)])], rival="hf-peft")
+    with pytest.raises(pt.UsageError, match="a LoRA and nothing else"):
+        build(backbone(TERMS), rival("hf-peft", pt.recipe("fpet-lora")))

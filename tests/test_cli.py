@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import paretune as pt
 from paretune.cli.main import app
-from paretune.cli.overrides import override, parse
 from paretune.errors import UsageError
+from paretune.verbs.overrides import override, parse
 
 TINY = ("--model", "paretune_tiny", "--no-pretrained")
 FAST = ("--epochs", "2", "--batch-size", "8", "--workers", "0", "--device", "cpu", "--lr", "0.01")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from paretune.cli.main import app
 from paretune.data import open_image
-from paretune.demo import COLUMNS, METHODS, PROTOCOL, planned
+from paretune.demo import COLUMNS, METHODS, PROTOCOL, planned, real
 from paretune.drawn.digit_sets import digit_sets
 from paretune.ledger.results import Ledger
 from paretune.show.merged import merged
@@ -94,3 +94,25 @@ def test_a_short_demo_writes_a_ledger_that_others_read_and_shows_what_stands_the
     assert [row["test"] for row in found["rows"]] == [row.test for row in rows]
     assert found["pixels"]["plain"] > 0.9 > found["pixels"]["drawn"]
     assert (out / "ledger.jsonl").read_text() == written
+
+
+def test_the_demo_on_photographs_needs_what_make_real_makes(tmp_path):
+    done = CliRunner().invoke(app, ["demo", "--real", str(tmp_path / "real"), "--out", str(tmp_path / "demo")])
+    assert done.exit_code == 2
+    assert "lacks" in done.stderr
+    assert "make real" in done.stderr
+    assert not (tmp_path / "demo").exists()
+    both = CliRunner().invoke(app, ["demo", "--real", str(tmp_path), "--images", str(tmp_path / "digits")])
+    assert "leave one of them out" in both.stderr
+
+
+def test_the_demo_on_photographs_adapts_the_last_blocks(tmp_path):
+    for name in ("textile/train", "textile/test"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "dinov2_vits14.safetensors").touch()
+    plan = real(tmp_path, tmp_path / "demo", seed=1)
+    assert [recipe.name for recipe in plan.recipes] == ["linear", "LoRA", "Sparse-Tuning", "FPET-LoRA"]
+    assert all(adapter.blocks == (8, 9, 10, 11) for recipe in plan.recipes for adapter in recipe.adapters)
+    assert (plan.image_size, plan.seeds, plan.checkpoint.name) == (112, (1,), "dinov2_vits14.safetensors")
+    assert real(tmp_path, tmp_path / "demo", epochs=1).protocol.name == "demo-real, 1 epochs"
+    assert plan.protocol is real(tmp_path, tmp_path / "demo", epochs=5).protocol

@@ -422,7 +422,7 @@ def test_wishes_that_cannot_be_fulfilled(reduced, photos, tmp_path, monkeypatch)
             export(reduced, tmp_path / "out", held, **wish)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="is in use"):
         export(reduced, tmp_path / "full", held)
     assert (tmp_path / "full" / "thesis.txt").exists()
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """The README and the contributor's guide do what they say: every snippet and command in them runs here."""
 
+import json
 import re
 import shlex
 from glob import glob
@@ -26,7 +27,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 def test_every_python_snippet_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (snippet,) = blocks(README, "python")
+    _, snippet = blocks(README, "python")  # the first one follows the walk-through
     exec(compile(snippet, "README.md", "exec"), {})
     assert "(4, 64)" in capsys.readouterr().out.replace("torch.Size([4, 64])", "(4, 64)")
     assert sorted(p.name for p in Path("run").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
@@ -55,6 +56,11 @@ def test_every_command_of_the_walk_through_runs(part, tmp_path, monkeypatch):
         ]  # as a shell does
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception}"
+
+    verbs, _ = blocks(README, "python")
+    exec(compile(verbs, "README.md", "exec"), {})
+    records = [json.loads(Path(run, "record.json").read_text()) for run in ("run", "run-in-python")]
+    assert records[0]["best_val_accuracy"] == records[1]["best_val_accuracy"]
 
 
 def test_the_two_make_targets_do_what_the_readme_says():

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,7 +24,10 @@ from paretune.measure.cost import cost
 from paretune.show.charts import (
     HEIGHT,
     LEFT,
+    RIGHT,
+    TOP,
     WIDTH,
+    Axis,
     Point,
     cost_and_gain,
     promise_and_clock,
@@ -31,10 +35,14 @@ from paretune.show.charts import (
     steps,
 )
 from paretune.show.columns import COLUMNS, percent, present, significant
+from paretune.show.curves import curves
 from paretune.show.frontier import frontier
 from paretune.show.models import joined
 from paretune.show.report import report
+from paretune.show.runs import spoken
+from paretune.show.settings import settings
 from paretune.show.sources import KINDS, read_source, read_sources
+from paretune.train.metrics import interval
 
 DEMO = Path(__file__).parents[1] / "bench" / "results" / "demo.json"
 EVIL = "<script>alert(1)</script>"
@@ -163,8 +171,14 @@ def test_a_run_says_what_it_is_and_on_what_it_was_measured(inputs):
     assert row.scored == "40 validation images of leaves"
     assert row.figures["file_bytes"] == (inputs[0] / "adapter_model.safetensors").stat().st_size
     facts = dict(source.facts)
-    assert facts["backbone"] == "paretune_tiny"
-    assert facts["schedule"] == "epochs 3, lr 0.01, augment none"
+    assert row.intervals == {"accuracy": interval(0.875, 40)}
+    assert source.settings["backbone"] == "paretune_tiny"
+    assert source.settings["reducer"] == "EViT"
+    assert (source.settings["epochs"], source.settings["lr"], source.settings["input"]) == (
+        "3",
+        "0.01",
+        "32 x 32 pixels",
+    )
     assert facts["machine"] == "a processor (cpu), 2 of 4 cores, Linux, torch 2"
 
 
@@ -312,10 +326,12 @@ def test_rows_of_one_name_and_accuracies_on_other_data_are_told_apart(inputs, tm
         "40 validation images of leaves [f00d]", "40 validation images of leaves [beefbeef]",
     )  # fmt: skip
     said = report([inputs[0], other, a_run(tmp_path / "seed2", accuracy=0.9)])
-    (chart,) = re.findall(r'<svg class="scatter".*?</svg>', said, re.DOTALL)
-    assert "sparse-tuning (" + str(inputs[0]).replace("&", "&amp;").replace("<", "&lt;")[:20] in chart
-    assert "seed2" in chart
-    assert "seed1" not in chart  # measured on other images
+    charts = re.findall(r'<svg class="scatter".*?</svg>', said, re.DOTALL)
+    assert len(charts) == 3  # over arithmetic, over trained parameters, over seconds
+    for chart in charts:
+        assert "sparse-tuning (" + str(inputs[0]).replace("&", "&amp;").replace("<", "&lt;")[:20] in chart
+        assert "seed2" in chart
+        assert "seed1" not in chart  # measured on other images
 
 
 def test_a_run_whose_backbone_cannot_be_had_says_why(inputs, tmp_path):
@@ -374,7 +390,10 @@ def test_the_chart_marks_the_front_and_says_it_in_words():
     chart = cost_and_gain("t", "x", "y", points)
     assert [dot.front for dot in chart.dots] == [True, True, False]
     assert chart.summary.endswith("from cheap to dear: a, b.")
-    assert len(chart.line.split()) == 2
+    assert len(chart.line.split()) == 4  # steps: along at the cheaper one's gain, up, and on to the edge
+    corners = [tuple(map(float, corner.split(","))) for corner in chart.line.split()]
+    assert all(a[0] == b[0] or a[1] == b[1] for a, b in pairwise(corners))
+    assert corners[-1][0] == WIDTH - RIGHT
     a, b, c = chart.dots
     assert a.x < b.x < c.x
     assert a.y > c.y > b.y  # downwards in an SVG
@@ -385,6 +404,77 @@ def test_above_the_diagonal_is_who_saves_less_time_than_arithmetic():
     points = [Point("fast", "", 0.7, 0.6, 0), Point("slow", "", 0.7, 0.9, 1), Point("even", "", 1.0, 1.0, 2)]
     chart = promise_and_clock("t", "x", "y", points)
     assert chart.summary.endswith("than arithmetic: slow.")
+
+
+def test_costs_far_apart_are_drawn_by_their_logarithms_and_a_difference_of_nothing_is_not_blown_up():
+    axis = cost_and_gain("t", "x", "y", [Point("a", "", 1, 1, 0), Point("b", "", 1000, 2, 1)])
+    assert [tick.text for tick in axis.x_ticks] == ["1", "10", "100", "1,000"]
+    a, b = cost_and_gain("t", "x", "y", [Point("a", "", 100, 1, 0), Point("b", "", 100.1, 2, 1)]).dots
+    assert b.x - a.x < 5
+    assert Axis(1, 100, 0, 10, logarithmic=True).at(10) == pytest.approx(5)
+
+
+def test_an_interval_is_a_bar_inside_of_the_chart():
+    points = [Point("a", "", 1, 50, 0, (40, 61)), Point("b", "", 2, 55, 1)]
+    a, b = cost_and_gain("t", "x", "y", points).dots
+    top, low = map(float, re.match(r"M[\d.]+ ([\d.]+)V([\d.]+)", a.bar).groups())
+    assert TOP <= top < a.y < low <= HEIGHT
+    assert b.bar == ""
+
+
+HISTORY = [
+    {"epoch": i, "lr": 0.01, "seconds": 1.0, "train_loss": 2.0 / i, "val_loss": 1.0 + abs(i - 3), "val_accuracy": i / 9}
+    for i in range(1, 6)
+]
+
+
+def test_a_run_shows_its_epochs_and_which_one_was_kept(tmp_path):
+    runs = [a_run(tmp_path / str(i), history=HISTORY, best_epoch=best) for i, best in enumerate((3, 5))]
+    sources = read_sources(runs)
+    one, other = curves(sources, {source.rows[0].name: i for i, source in enumerate(sources)})
+    assert one.about == "epoch 3 of 5 kept, accuracy 87.50 % (73.9 to 94.5), 7 s"
+    loss, score = one.plots
+    assert (loss.title, score.title) == ("loss", "accuracy on validation, %")
+    assert [len(line.points.split()) for line in loss.lines] == [5, 5]
+    assert [tick.text for tick in loss.x_ticks] == ["1", "2", "3", "4", "5"]
+    assert f"{loss.kept[0]:.1f},{loss.kept[1]:.1f}" == loss.lines[1].points.split()[2]
+    assert len(score.band.split()) == 10
+    assert loss.y_ticks == other.plots[0].y_ticks  # one axis for all
+    assert other.plots[0].kept[0] > loss.kept[0]
+    assert loss.summary.endswith("; epoch 3 was kept")
+    page = report(runs)
+    assert "epoch that was kept" in page
+    assert page.count('class="ring"') == 1 + 4
+
+
+def test_epochs_that_were_not_validated_and_numbers_that_cannot_be_drawn_are_left_out(tmp_path):
+    rows = [{"epoch": 1, "lr": 0.0, "seconds": 1.0, "train_loss": 1e300}, {**HISTORY[1], "val_accuracy": 7.0},
+            {"epoch": 3, "lr": 0.0, "seconds": 1.0, "train_loss": 1.0}]  # fmt: skip
+    (found,) = curves([read_source(a_run(tmp_path / "run", history=rows))], {"sparse-tuning": 0})
+    loss, score = found.plots
+    assert [len(line.points.split()) for line in loss.lines] == [2, 1]
+    assert "nan" not in loss.lines[0].points + score.band
+    (short,) = curves([read_source(a_run(tmp_path / "short", history=HISTORY[:1]))], {"sparse-tuning": 0})
+    assert short.plots[0].lines[0].points
+
+
+def test_what_differs_between_runs_stands_apart_from_what_is_the_same(inputs):
+    found = settings(read_sources(inputs[:2]))
+    assert found.names == ("sparse-tuning", "adaptformer")
+    assert [name for name, _ in found.apart] == ["recipe", "adapters", "reducer"]
+    assert dict(found.apart)["reducer"] == ("EViT", "none")
+    assert dict(found.same)["lr"] == "0.01"
+    assert spoken(to_json(pt.LoRA(rank=4, blocks=(10, 11)))) == "LoRA(rank=4, blocks=(10, 11))"
+    assert spoken({"kind": "Unheard", "of": 1}) == "Unheard(of=1)"
+
+
+def test_signs_that_are_not_to_be_seen_are_not_explained(inputs):
+    whole = report([inputs[1]], [inputs[3]])
+    assert "attention, from none" in whole
+    assert "a token of its own" not in whole
+    assert "patches that share a token" in report([inputs[0]], [inputs[3]])
+    assert "interval of 95 %" not in report([inputs[2]])
+    assert "epoch that was kept" not in whole
 
 
 def test_tokens_per_block_are_steps_in_the_middle_of_blocks():
@@ -400,7 +490,7 @@ def test_tokens_per_block_are_steps_in_the_middle_of_blocks():
 class Page(HTMLParser):
     """Tags that are left open, all attributes, all texts."""
 
-    EMPTY = ("meta", "link", "img", "path", "polyline", "br")
+    EMPTY = ("meta", "link", "img", "path", "polyline", "polygon", "circle", "br")
 
     def __init__(self, text):
         super().__init__()
@@ -471,7 +561,7 @@ def test_the_table_holds_every_row_and_sorts_by_numbers(page):
     heads = re.findall(r"<button type=\"button\"[^>]*>([^<]+)<i", page)
     assert len(rows) == 7
     assert all(len(row) == len(heads) for row in rows)
-    assert heads[:3] == ["method", "batch", "trained"]
+    assert heads[:4] == ["method", "accuracy", "batch", "trained"]
     assert rows[0][heads.index("accuracy")] == "0.875"
     assert rows[3][heads.index("accuracy")] == ""
     assert "step ms/image" not in heads  # nobody measured it
@@ -590,9 +680,10 @@ def test_the_page_loads_without_an_error_and_without_the_network(browser):
 def column(driver, name):
     """What a column of the table holds, from the top."""
     return driver.execute_script(
-        "const heads = [...document.querySelectorAll('thead th')];"
+        "const heads = [...document.querySelectorAll('table.sortable thead th')];"
         "const at = heads.findIndex(head => head.textContent === arguments[0]);"
-        "return [...document.querySelectorAll('tbody tr')].map(row => row.cells[at].dataset.value)", name,
+        "const rows = [...document.querySelectorAll('table.sortable tbody tr')];"
+        "return rows.map(row => row.cells[at].dataset.value)", name,
     )  # fmt: skip
 
 
@@ -641,6 +732,21 @@ def test_every_picture_is_there_and_has_an_alt(browser):
 def test_the_page_is_never_wider_than_the_screen(browser, width):
     shown(browser, width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [320, 400])
+def test_a_phone_shows_the_accuracy_without_scrolling(browser, width):
+    shown(browser, width)
+    right = browser.execute_script(
+        "const cells = [...document.querySelectorAll('tbody td')].filter(cell => cell.textContent.includes('87.50'));"
+        "return Math.max(...cells.map(cell => cell.getBoundingClientRect().right))"
+    )
+    assert 0 < right <= width
+
+
+def test_a_wide_screen_is_used(browser):
+    shown(browser, 1800)
+    assert browser.execute_script("return document.querySelector('main').getBoundingClientRect().width") > 1700
 
 
 CONTRASTS = """

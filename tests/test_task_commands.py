@@ -20,8 +20,9 @@ from paretune.cli.main import app
 from paretune.errors import UsageError
 from paretune.show.columns import SCORES
 from paretune.show.confusion import draw_confusion, plan
+from paretune.show.rows import Row
 from paretune.show.scatters import scatters
-from paretune.show.sources import Row, read_source
+from paretune.show.sources import read_source
 from paretune.show.worst import caption, draw_worst
 from paretune.train.metrics import interval
 from paretune.train.predict import predict

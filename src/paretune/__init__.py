@@ -2,12 +2,19 @@
 
     model = paretune.adapt("vit_base_patch16_224", [paretune.LoRA(rank=8)], paretune.FPET(block=6), classes=100)
 
+    paretune.train("photos", "run")
+    paretune.evaluate("run", "photos", "test")
+    paretune.predict("run", "new.jpg")
+
 Names are imported on first use: `import paretune` alone is instant, which keeps `paretune --help` quick.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import paretune.train
 from paretune.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +30,9 @@ if TYPE_CHECKING:
     from paretune.plan import adapt
     from paretune.reducers import FPET, DynamicViT, EViT, Pool, ToMe
     from paretune.timing.bench import bench
+    from paretune.verbs.evaluating import evaluate
+    from paretune.verbs.predicting import predict
+    from paretune.verbs.training import train
 
 _HOME = {
     "adapt": "plan", "recipe": "catalogue", "recipes": "catalogue", "Recipe": "catalogue", "Schedule": "catalogue",
@@ -31,6 +41,7 @@ _HOME = {
     "DynamicViT": "reducers", "EViT": "reducers", "FPET": "reducers", "Pool": "reducers", "ToMe": "reducers",
     "save": "checkpoint", "load": "checkpoint", "merge": "folding", "cost": "measure.cost", "bench": "timing.bench",
     "export": "deploy.export", "Artefact": "deploy.artefact",
+    "train": "verbs.training", "evaluate": "verbs.evaluating", "predict": "verbs.predicting",
     "Adapted": "core.model", "Run": "core.model", "UsageError": "errors",
 }  # fmt: skip
 __all__ = [*_HOME]
@@ -44,3 +55,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+class _Room(ModuleType):
+    """The folder `paretune/train`, which has the name of a function: `paretune.train(...)` calls that one."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return import_module("paretune.verbs.training").train(*arguments, **settings)
+
+
+sys.modules["paretune.train"].__class__ = _Room

@@ -40,6 +40,7 @@ def adapt(
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
     task: Task = "multiclass",
+    image_size: int | tuple[int, int] | None = None,
     **options: Any,
 ) -> Adapted:
     """Build a model: a frozen backbone with adapters, a token reducer and a head.
@@ -50,11 +51,16 @@ def adapt(
     adapters: a list of settings such as `LoRA(rank=8)`; reducer: settings such as `FPET(block=6)`, or None
     classes: number or names of outputs for a new head, or None to keep the backbone's own head, frozen
     task: "multiclass" (one class per image), "multilabel" (any number of labels per image) or "regression" (numbers)
-    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `img_size=384`; checkpoint is a local file or
+    image_size: side of the square input in pixels, or (height, width); the backbone's own by default
+    pretrained, checkpoint, options: as in `timm.create_model`, e.g. `drop_path_rate=0.1`; checkpoint is a local file or
         folder of weights
 
     Raises UsageError, which lists all problems at once, if the parts do not fit.
     """
+    if image_size is not None:
+        if "img_size" in options:
+            raise UsageError("image_size and img_size are the same: give one of them")
+        options["img_size"] = image_size
     if isinstance(backbone, str):
         module, origin = obtain(backbone, pretrained, checkpoint, options)
         anatomy.check(module)

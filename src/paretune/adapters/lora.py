@@ -24,7 +24,7 @@ from paretune.core.body import Body
 from paretune.core.leaf import Leaf
 from paretune.core.method import Shape, known
 from paretune.core.quantised import BITS, linear, start_, weight_of
-from paretune.errors import unknown
+from paretune.errors import UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,27 @@ class LoRA:
         for spot in body.layers(self.at, ranks):
             assert spot.block is not None, "linears are in blocks"
             spot.put(LoRALeaf(spot.layer.in_features, spot.layer.out_features, spot.parts, ranks[spot.block], self))
+
+    def in_peft(self) -> dict:
+        """The arguments of HF PEFT's LoraConfig for the same job on a timm ViT.
+
+        There a fused qkv has one pair A and B for all of its rows; with q and v here that trains equally many numbers.
+        Raises UsageError for settings that PEFT does not have.
+        """
+        if self.bits or not isinstance(self.rank, int):
+            raise UsageError("HF PEFT's LoRA has one rank and float weights: leave out bits, and a rank per block")
+        fused = {"q": "attn.qkv", "k": "attn.qkv", "v": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1",
+                 "fc2": "mlp.fc2"}  # fmt: skip
+        if unlike := [name for name in self.at.split() if name not in fused]:
+            raise UsageError(f"LoRA at '{unlike[0]}' has no counterpart in HF PEFT here: use any of {' '.join(fused)}")
+        where = {} if self.blocks is None else {"layers_to_transform": list(self.blocks), "layers_pattern": "blocks"}
+        return {
+            "r": self.rank,
+            "lora_alpha": self.scale * self.rank,  # it divides by the rank
+            "lora_dropout": self.dropout,
+            "target_modules": sorted({fused[name] for name in self.at.split()}),
+            **where,
+        }
 
 
 class LowRank(nn.Module):

@@ -9,7 +9,7 @@ import typer
 
 from paretune.cli import options
 from paretune.cli.output import answer, say, table
-from paretune.cli.train import DEFAULT_MODEL, DEFAULT_SIZE
+from paretune.verbs.training import DEFAULT_MODEL, DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from paretune.catalogue import Recipe
@@ -33,10 +33,10 @@ def advise(
 
     The probe trains a linear head for a few seconds. Times are measured on this machine.
     """
-    from paretune.cli.build import build
     from paretune.data.opening import open_splits
     from paretune.data.verify import verify
     from paretune.train.advice import advise
+    from paretune.verbs.recipes import build
 
     report = verify(data)
     for sentence in report.problems:

@@ -43,6 +43,12 @@ def bench(
         bool | None, typer.Option(help="Measure the peak resident memory (Linux); by default with --train on a CPU.")
     ] = None,
     memory: options.Memory = "full",
+    rival: Annotated[
+        str | None,
+        typer.Option(
+            help="hf-peft: also measure HF PEFT's LoRA in plain timm, with the settings of the recipe that is a LoRA."
+        ),
+    ] = None,
     set_: options.SetEach = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result to this file.")] = None,
 ) -> None:
@@ -56,15 +62,15 @@ def bench(
         raise UsageError(f"--json {json_}: name a file in a folder that exists")
     from rich.console import Console
 
-    from paretune.cli.build import chosen_recipes
     from paretune.files import write_json
     from paretune.timing.bench import bench
+    from paretune.verbs.recipes import chosen_recipes
 
     with _progress() as watch:
         result = bench(
             model, chosen_recipes(recipe, set_ or []), batch, image_size=image_size, device=device, dtype=dtype,
             compile=compile_, train=train, merge=merge, baseline=baseline, rounds=rounds, warmup=warmup,
-            threads=threads, rss=rss, memory=memory, watch=watch,
+            threads=threads, rss=rss, memory=memory, rival=rival, watch=watch,
         )  # fmt: skip
     if not result.complete:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once

@@ -40,7 +40,7 @@ def cost(
     MACs are the multiply-accumulates for one image. Both papers call the same count FLOPs; the number of operations
     would be twice as large.
     """
-    from paretune.cli.build import chosen_recipe
+    from paretune.verbs.recipes import chosen_recipe
 
     chosen = [chosen_recipe(name, set_, {}) for name in recipe]
     if sizes:

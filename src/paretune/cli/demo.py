@@ -12,14 +12,28 @@ from paretune.cli.output import answer, interruptible, say, table
 from paretune.counts import MMACS
 from paretune.errors import UsageError
 
-_OUT = Path("demo")
+_OUT, _OUT_REAL = Path("demo"), Path("demo-real")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the trainings, the ledger, the table and the picture.")] = _OUT,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the trainings, the ledger, the table and the picture; by default demo, or demo-real."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=options.MOST_SEED, help="Seed of the data and of training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, max=10**6, help="Epochs per method; 10 by default.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10**6, help="Epochs per method; 10 by default, 5 with --real.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Only write the demo's images into this new folder.")] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The same with DINOv2-S on photographs of textile, in the folder that `make real` made.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the methods on real handwritten digits in drawn clutter, with the embedded backbone and no network.
@@ -27,16 +41,21 @@ def demo(
     Writes ledger.jsonl, table.md and merged.png, a picture of which patches share a token. The same command again goes
     on where it was.
     """
+    if real is not None and images is not None:
+        raise UsageError("--images writes the drawn digits, --real trains on photographs: leave one of them out")
     try:
         from paretune.demo import demo, planned
+        from paretune.demo import real as on_photographs
         from paretune.drawn.digit_sets import write_digits
 
         if images is not None:
             counts = write_digits(images, seed)
             text = f"{counts['train']} images in {images}/train, {counts['test']} in {images}/test"
             return answer(counts, as_json, lambda: say(text))
+        out = out or (_OUT if real is None else _OUT_REAL)
+        plan = planned(out, seed, epochs) if real is None else on_photographs(real, out, seed, epochs)
         with interruptible(lambda: f"the same command goes on with the trainings in {out}"):
-            found = demo(planned(out, seed, epochs), lambda line: say(line, err=True))
+            found = demo(plan, lambda line: say(line, err=True))
     except ImportError as error:
         if "paretune[demo]" not in str(error):
             raise
@@ -71,11 +90,15 @@ def _cells(row: dict) -> list[str]:
 def _baseline(found: dict) -> list[str]:
     pixels, row = found["pixels"], found["rows"][0]
     epochs, images, cores = row["protocol"]["schedule"]["epochs"], row["data"]["images"], row["environment"]["cores"]
+    trained = (
+        f"every method below trained {epochs} epochs on {images['train']} images, seed {row['seed']}, {cores} cores"
+    )
+    if pixels is None:
+        return [f"{row['task']}: {images['test']:,} photographs to test on; {trained}"]
     return [
         f"logistic regression on pixels: {pixels['plain']:.1%} on the plain scans, {pixels['drawn']:.1%} on the demo's "
         "images of them",
-        f"guessing: 10%; every method below trained {epochs} epochs on {images['train']} images, seed {row['seed']}, "
-        f"{cores} cores",
+        f"guessing: 10%; {trained}",
     ]
 
 

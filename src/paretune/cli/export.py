@@ -39,6 +39,7 @@ def export(
             help="Timed runs of the artefact, of the same without its reducer, and of torch; 0 leaves timing out.",
         ),
     ] = 7,
+    checkpoint: options.ItsCheckpoint = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of --out.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -57,7 +58,7 @@ def export(
 
     limits = _batch(batch)
     check_wishes("onnx" if to == "triton" else to, dtype, limits, target)
-    model = load(run)
+    model = load(run, checkpoint=checkpoint)
     report = export(
         model, out, pictures_for(model, run, images or [], check), to=to, dtype=dtype, batch=limits, target=target,
         rounds=rounds, overwrite=overwrite, tell=lambda line: say(line, err=True),

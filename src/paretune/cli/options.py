@@ -19,6 +19,9 @@ Data = Annotated[
 Model = Annotated[str, typer.Option(help="timm name, hf-hub:... id, folder of weights, or paretune_tiny (embedded).")]
 Recipe = Annotated[str, typer.Option(help="Recipe, a named setting; `paretune list recipes` shows them.")]
 Saved = Annotated[Path, typer.Argument(help="Folder that `paretune train` wrote.")]
+Answering = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder that `paretune train` wrote, or an artefact of `paretune export`.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: adapter.rank=4, reducer.keep=0.5, "

@@ -67,7 +67,7 @@ def _model(model: str, recipe: str | None, set_: list[str] | None, image_size: i
         return load(model, checkpoint=checkpoint)
     if recipe is None:
         raise UsageError(f"'{model}' is no folder: give one that `paretune train` wrote, or a backbone and --recipe")
-    from paretune.cli.build import build, chosen_recipe
+    from paretune.verbs.recipes import build, chosen_recipe
 
     return build(model, chosen_recipe(recipe, set_, {}), None, image_size, pretrained, checkpoint)
 

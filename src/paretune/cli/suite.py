@@ -57,12 +57,12 @@ def run(
     The protocol says what is tuned and on which images. To continue after an interruption, add --resume to the same
     command.
     """
-    from paretune.cli.build import chosen_recipes
     from paretune.ledger.results import Ledger
     from paretune.suite.planning import Plan
     from paretune.suite.protocols import protocol as named
     from paretune.suite.run import LEDGER, run_suite
     from paretune.suite.suites import open_suite
+    from paretune.verbs.recipes import chosen_recipes
 
     if doubled := sorted({name for name in recipe if recipe.count(name) > 1}):
         raise UsageError(f"--recipe {' '.join(doubled)}: each recipe once, a ledger tells them apart by name")

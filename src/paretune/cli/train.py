@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
 from paretune.cli import options
 from paretune.cli.output import answer, interruptible, say
-from paretune.errors import UsageError
-
-if TYPE_CHECKING:
-    from paretune.catalogue import Recipe
-    from paretune.core.model import Adapted
-    from paretune.data.splitting import Splits
-    from paretune.train.automatic import Build, Choice
-    from paretune.train.minutes import Planner
+from paretune.verbs.training import AUTO, DEFAULT_MODEL, LOADERS
 
 WORDS = "paretune.words"
-AUTO = "auto"
-DEFAULT_MODEL, DEFAULT_SIZE = "vit_small_patch14_dinov2.lvd142m", 224
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-_LOADERS = min(4, _CORES // 2)
 
 
 class Resumable(TyperCommand):
@@ -106,7 +93,7 @@ def train(
         typer.Option(min=0, max=options.MOST_SEED, help="Seed of initial values, data order, dropout and the split."),
     ] = 0,
     val_share: Annotated[float, typer.Option(help="Share of images to validate on if the data have no val/.")] = 0.2,
-    workers: options.Workers = _LOADERS,
+    workers: options.Workers = LOADERS,
     mixed_precision: Annotated[
         str | None,
         typer.Option(
@@ -155,98 +142,25 @@ def train(
     that is needed to reproduce the result, and TensorBoard logs. Interrupted? OUT holds the best epoch so far, a model
     like any other; `paretune train --resume --out OUT` continues.
     """
-    started = perf_counter()
     from accelerate import PartialState
 
-    from paretune.cli.build import build, chosen_recipe, tell_lost, with_schedule
-    from paretune.data.opening import open_splits
-    from paretune.data.task import known_task
-    from paretune.train.minutes import Planner
-    from paretune.train.prepare import fit_on
-
-    wanted = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "augment": augment}
-    wanted |= {"warmup_epochs": warmup_epochs, "class_weights": class_weights, "mixup": mixup, "cutmix": cutmix}
-    known = None if recipe == AUTO else chosen_recipe(recipe, set_, wanted)
-    if known is None and set_:
-        raise UsageError("--set changes a recipe: name one with --recipe, `paretune list recipes` shows them")
-    if model == DEFAULT_MODEL and image_size is None:
-        image_size = DEFAULT_SIZE
-    images = open_splits(
-        data, task=None if task is None else known_task(task), seed=seed, val_share=val_share,
-        skip_unreadable=skip_unreadable, download=download, test=False,
-    )  # fmt: skip
-    _tell_skipped([*images.train.skipped, *images.val.skipped])
-    classes, answers = list(images.train.classes), images.train.task
-    settings: dict[str, Any] = {"seed": seed, "workers": workers, "mixed_precision": mixed_precision, "device": device}
-    settings |= {"crop": crop}
-
-    def make(what: Recipe) -> Adapted:
-        return build(model, what, classes, image_size, pretrained, checkpoint, seed, answers)
-
-    def tell(line: str) -> None:
-        say(line, err=True)
+    from paretune.verbs.training import train
 
     with interruptible(lambda: f"{_left(out)}`paretune train --resume --out {out}` continues"):
-        begun = _begun(out, resume, overwrite) if known is None or minutes is not None else {}
-        planner = None if minutes is None else Planner(make, images, minutes, settings, started, tell)
-        if known is None:
-            choice = _search(make, images, settings, begun, planner)
-            chosen, notes = with_schedule(choice.recipe, wanted), {"chosen": choice.to_json()}
-        else:
-            choice, chosen, notes = None, known, {}
-        if planner is not None:
-            chosen, planned = _planned(planner, chosen, begun)
-            notes |= {"plan": planned}
-        adapted = make(chosen)
-        tell_lost(adapted)
-        result = fit_on(
-            adapted, images.train, images.val, chosen.schedule, out,
-            **settings, accumulate=accumulate, resume=resume, overwrite=overwrite, choose=choose_epoch, memory=memory,
-            embed_backbone=embed_backbone,
-            patience=patience or (choice and choice.patience), seconds=planner and planner.left(),
-            notes=_notes(chosen, set_) | notes, command=context.meta[WORDS],
+        result = train(
+            data, out, model, recipe, set_=set_, epochs=epochs, batch_size=batch_size, lr=lr,
+            weight_decay=weight_decay, warmup_epochs=warmup_epochs, augment=augment, mixup=mixup, cutmix=cutmix,
+            crop=crop, task=task,
+            class_weights=class_weights, seed=seed, val_share=val_share, workers=workers,
+            mixed_precision=mixed_precision, accumulate=accumulate, device=device, image_size=image_size,
+            pretrained=pretrained, checkpoint=checkpoint, embed_backbone=embed_backbone,
+            skip_unreadable=skip_unreadable, download=download,
+            patience=patience, choose_epoch=choose_epoch, minutes=minutes, memory=memory, resume=resume,
+            overwrite=overwrite,
+            command=context.meta[WORDS], tell=lambda line: say(line, err=True),
         )  # fmt: skip
-    answer(_summary(result), as_json, lambda: _say(result))
+    answer(result.to_dict(), as_json, lambda: _say(result))
     PartialState().destroy_process_group()  # the processes that accelerate started, if it did
-
-
-def _begun(out: Path, resume: bool, overwrite: bool) -> dict:
-    """The settings of the interrupted run; none of a new one. A folder in use is refused before anything is timed."""
-    from paretune.train.runfolder import RunFolder
-
-    folder = RunFolder(out, {})
-    if resume and not overwrite:
-        return folder.asked()
-    folder.check(resume, overwrite)
-    return {}
-
-
-def _search(make: Build, images: Splits, settings: dict, begun: dict, planner: Planner | None) -> Choice:
-    """What to train: the choice of an interrupted run, or of a new search if there is time for one."""
-    from paretune.train.automatic import Choice, choose, unsearched
-
-    if "chosen" in begun:
-        return Choice.from_json(begun["chosen"])
-    if settings["mixed_precision"] == AUTO:  # is measured for what was chosen
-        settings = settings | {"mixed_precision": None}
-    if planner is not None and not planner.searches():
-        choice = unsearched()
-    else:
-        choice = choose(make, images.train, images.val, tell=lambda line: say(line, err=True), **settings)
-    say(f"chosen: {choice.recipe.name} at learning rate {choice.recipe.schedule.lr:g}: {choice.why}", err=True)
-    return choice
-
-
-def _planned(planner: Planner, chosen: Recipe, begun: dict) -> tuple[Recipe, dict]:
-    """The recipe as it fits into the time, and the plan; that of an interrupted run if there is one."""
-    from paretune.train.minutes import Plan
-
-    if "plan" in begun:
-        plan = Plan(**begun["plan"])
-    else:
-        plan = planner.plan(chosen)
-        say(f"planned for {plan.minutes:g} minutes: {plan.why}", err=True)
-    return plan.applied(chosen), plan.to_json()
 
 
 def _left(out: Path) -> str:
@@ -254,28 +168,6 @@ def _left(out: Path) -> str:
     from paretune.checkpoint import CONFIG
 
     return f"{out} holds the best epoch so far, ready for eval and predict; " if (out / CONFIG).exists() else ""
-
-
-def _notes(recipe, set_: list[str] | None) -> dict:
-    return {"recipe": recipe.name, "set": set_ or []}
-
-
-def _tell_skipped(skipped: list[tuple[str, str]]) -> None:
-    if skipped:
-        say(f"{len(skipped)} unreadable images are left out:", err=True)
-    for path, reason in skipped:
-        say(f"  {path}: {reason}", err=True)
-
-
-def _summary(result) -> dict:
-    return {
-        "out": str(result.out),
-        "best_epoch": result.best_epoch,
-        f"val_{result.metric}": result.score,
-        "val_loss": result.loss,
-        "seconds": result.seconds,
-        "history": result.history,
-    }
 
 
 def _say(result) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from paretune.data.images import UnreadableImage, open_image
 from paretune.data.preprocess import prepared
 from paretune.deploy.description import Description
-from paretune.deploy.runtimes import in_batches, open_runtime
+from paretune.deploy.runtimes import artefact_file, in_batches, open_runtime
 from paretune.errors import UsageError
 from paretune.train.answers import Answer, check_finite, check_top, chosen
 
@@ -29,7 +29,7 @@ class Artefact:
     """
 
     def __init__(self, path: str | Path, threads: int | None = None):
-        self.runtime = open_runtime(path, threads)
+        self.path, self.runtime = Path(path), open_runtime(path, threads)
         self.description: Description = self.runtime.description
         if self.description.verdict == "failed":
             warnings.warn(f"{path} failed its parity check when it was exported: see its export.json", stacklevel=2)
@@ -43,6 +43,13 @@ class Artefact:
     def classes(self) -> list[str]:
         """The names of the outputs, in order."""
         return list(self.description.names)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that make the artefact what it is."""
+        file = artefact_file(self.path)
+        assert file is not None, "it was opened"
+        return sorted(one for one in file.parent.iterdir() if one.stem == file.stem)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Prepared images (n, 3, H, W) float32 -> outputs (n, C): logits, or the numbers of a regression.

@@ -80,8 +80,7 @@ def export(
     runtime = "onnx" if to == "triton" else to
     check(runtime, dtype, batch, target)
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise UsageError(f"{out} exists already: name another folder, or add --overwrite to replace it")
+    check_out(out, overwrite)
     plain = merge(model).cpu().float()
     pictures = pictures or pictures_for(plain)
     with tempfile.TemporaryDirectory(prefix="paretune-export-") as folder:
@@ -130,6 +129,16 @@ def describe(model: Adapted, to: str, dtype: str, batch: tuple[int, int]) -> Des
         temperature=getattr(model, "temperature", 1.0),
         deviation=tuple(units[0].deviation.tolist()) if model.task == "regression" and units else None,
     )
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise UsageError unless `out` can become the folder of an artefact; only another artefact is ever replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / REPORT).is_file():
+        raise UsageError(f"{out} is in use, and holds no artefact of `paretune export`: name another folder")
+    if not overwrite:
+        raise UsageError(f"{out} holds an artefact already: name another folder, or add --overwrite to replace it")
 
 
 def check(to: str, dtype: str, batch: tuple[int, int], target: str | None) -> None:

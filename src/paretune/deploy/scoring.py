@@ -12,6 +12,7 @@ from paretune.deploy.artefact import Artefact
 from paretune.errors import UsageError
 from paretune.train.metrics import Metrics, Scores, class_scores, label_scores, number_scores
 
+OUTPUTS = {"multiclass": "class", "multilabel": "label", "regression": "number"}
 MAIN = {"multiclass": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from paretune.counts import mac_unit
+from paretune.train.log import duration
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,19 @@ def _exponent(value: float) -> int:
     return int(f"{value:e}".partition("e")[2])
 
 
-COLUMNS = (
-    Column("trained", "trained", "trained parameters, the classifier included", whole),
-    Column("trained_without_head", "without head", "trained parameters, the classifier left out", whole),
-    Column("file_bytes", "file kB", "adapter_model.safetensors: what is kept per task, in 1000 bytes", scaled(1e3)),
-    Column("macs", "MACs", "multiply-accumulates per image", whole),  # `present` chooses the unit
-    Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
-    Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
+COLUMNS = (  # scores first: a narrow screen shows them beside the name
     Column("accuracy", "accuracy", "share of right answers, its 95 % interval, and on what", percent),
     Column("mean_average_precision", "mean AP", "of labels: the mean over them of the average precision", percent),
     Column("r2", "R2", "of target numbers: the share of their variance that is explained", times),
     Column("group_mean", "group mean", "of a ledger: the mean of the accuracies of the groups of tasks", percent),
+    Column("batch", "batch", "images per batch while timing", whole),
+    Column("trained", "trained", "trained parameters, the classifier included", whole),
+    Column("trained_without_head", "without head", "trained parameters, the classifier left out", whole),
+    Column("file_bytes", "file kB", "adapter_model.safetensors: what is kept per task, in 1000 bytes", scaled(1e3)),
+    Column("macs", "MACs", "multiply-accumulates per image", whole),  # `present` chooses the unit
+    Column("seconds", "train time", "how long training took, with its looks at the validation images", duration),
+    Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),
+    Column("tokens", "tokens left", "tokens in the last MLP, class token and the like included", whole),
     Column("ms_per_image", "ms/image", "milliseconds per image in evaluation, the median of the rounds", significant),
     Column("wall_ratio", "wall ratio", "time divided by the baseline's, the median of paired runs", times),
     Column("wall_per_macs", "wall / MACs", "wall ratio / MAC ratio: 1 = all arithmetic saved is time saved", times),

@@ -15,7 +15,8 @@ from paretune.measure.cost import cost
 from paretune.methods import Methods
 from paretune.plan import adapt
 from paretune.show.panels import Panels, panels
-from paretune.show.sources import Row, Source, costs, identities
+from paretune.show.rows import Row, Source, costs
+from paretune.show.sources import identities
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ The last two are Sparse-Tuning's Figure 4 (Liu et al. 2024, arXiv:2405.14700).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from paretune.show.sheet import Legend, sheet
 STAGES = 6  # reductions shown at most
 SMALL, LARGE = 192, 512  # screen pixels that the longer side of a picture has at least and at most
 CAPTION = "below a block: tokens before it, to tokens of one patch + tokens of several patches after it"
+SIGNS = ("own", "shared", "dropped", "attention")
 SUMMARIES = ("all patches, on average", "the class token", "the class and the distillation token")
 
 
@@ -44,10 +45,12 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class Panels:
-    """`rows`: the panels of every image; `notes`: sentences that hold for all of them."""
+    """`rows`: the panels of every image; `notes`: sentences that hold for all of them; `signs`: of `SIGNS`, what is
+    to be seen in them."""
 
     rows: list[list[Panel]]
     notes: tuple[str, ...]
+    signs: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,8 @@ def panels(model: Adapted, paths: Sequence[str | Path], block: int | None = None
         stages = [_stage(canvas, stage, i) for stage in spread(after.stages)]
         old, new = None if before is None else before.attention[block][i], after.attention[block][i]
         rows.append([_first(canvas, model, after.logits[i]), *stages, *_attention(canvas, old, new)])
-    return Panels(rows, _notes(after, before, block))
+    shown = [stage.groups for stage in spread(after.stages)]
+    return Panels(rows, _notes(after, before, block), _signs(shown))
 
 
 def seen(model: Adapted, paths: Sequence[str | Path]) -> Tensor:
@@ -131,19 +135,29 @@ def picture_of(found: Panels) -> Image.Image:
     """All panels in one picture, a row per image, with a legend."""
     pictures = [[panel.picture for panel in row] for row in found.rows]
     captions = [[panel.caption for panel in row] for row in found.rows]
-    return sheet([panel.title for panel in found.rows[0]], pictures, captions, legend(found.notes))
+    return sheet([panel.title for panel in found.rows[0]], pictures, captions, legend(found.notes, found.signs))
 
 
-def legend(notes: Sequence[str]) -> Legend:
-    """What the colours mean, and the notes."""
+def legend(notes: Sequence[str], signs: Collection[str] = SIGNS) -> Legend:
+    """What the colours mean that are to be seen, and the notes."""
     grey = np.full((1, 2, 3), 225, np.uint8)
-    swatches = [
-        (merged(grey, np.array([0, 1]), (1, 2), 14), "a token of its own"),
-        (merged(grey, np.array([2, 2]), (1, 2), 14), "patches that share a token"),
-        (merged(grey, np.array([-1, -1]), (1, 2), 14), "dropped"),
-        (bar(84, 14), "attention, from none to the most of both maps"),
-    ]
-    return [*swatches, *((None, note) for note in notes)]
+    swatches = {
+        "own": (merged(grey, np.array([0, 1]), (1, 2), 14), "a token of its own"),
+        "shared": (merged(grey, np.array([2, 2]), (1, 2), 14), "patches that share a token"),
+        "dropped": (merged(grey, np.array([-1, -1]), (1, 2), 14), "dropped"),
+        "attention": (bar(84, 14), "attention, from none to the most of both maps"),
+    }
+    return [*(swatch for sign, swatch in swatches.items() if sign in signs), *((None, note) for note in notes)]
+
+
+def _signs(stages: Sequence[NDArray[np.int64]]) -> frozenset[str]:
+    """What is to be seen after these reductions, each (B, patches), and beside them."""
+    found = {"attention"}
+    for groups in (group for stage in stages for group in stage):
+        members = np.unique(groups[groups >= 0], return_counts=True)[1]
+        found |= {sign for sign, there in (("own", 1 in members), ("shared", members.max(initial=0) > 1),
+                                           ("dropped", bool((groups < 0).any()))) if there}  # fmt: skip
+    return frozenset(found)
 
 
 def _first(canvas: Canvas, model: Adapted, logits: Tensor) -> Panel:

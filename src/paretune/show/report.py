@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,22 @@ from paretune.data.images import probe
 from paretune.errors import printable
 from paretune.show.charts import Steps, steps
 from paretune.show.columns import SCORES, Column, present
+from paretune.show.curves import curves
 from paretune.show.models import Maps, asked, joined
 from paretune.show.panels import legend
+from paretune.show.rows import Row
 from paretune.show.scatters import scatters
-from paretune.show.sources import Row, read_sources
-from paretune.train.metrics import interval
+from paretune.show.settings import settings
+from paretune.show.sources import read_sources
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in the table: the number to sort by, what is written, a remark below it."""
+    """A figure in the table: the number to sort by, what is written, its interval and a remark below it."""
 
     value: float | None
     text: str
+    sure: str = ""
     remark: str = ""
 
 
@@ -48,22 +52,26 @@ def report(
     sources, maps = asked(sources, images, block)
     rows = joined(sources)
     series = {name: i for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
-    columns, on = present([row.figures for row in rows]), scored(rows)
+    columns, on = present([row.figures | batch(row) for row in rows]), scored(rows)
+    staircases = tokens_per_block(rows, series)
+    whole = [name for name in series if any(row.name == name and constant(row.tokens) for row in rows)]
     return render(
         title=title,
         sources=sources,
         columns=columns,
-        batches=any(row.batch for row in rows),
         table=[(row, [cell(row, column, len(on) > 1) for column in columns]) for row in rows],
         series=series,
-        remarks=remarks(rows, on),
+        remarks=remarks(rows, on, [] if staircases else whole),
+        places=places([path for row in rows for path in row.origin]),
         scatters=scatters(rows, series),
-        steps=tokens_per_block(rows, series),
-        constant=[name for name in series if any(row.name == name and constant(row.tokens) for row in rows)],
+        curves=curves(sources, series),
+        settings=settings(sources),
+        steps=staircases,
+        constant=whole,
         images=by_image(maps, [Path(path).name for path in images]),
         widest=max([6, *(len(one.panels.rows[0]) for one in maps if one.panels)]),
         notes=notes(maps),
-        legend=[(as_data(swatch), words) for swatch, words in legend(()) if swatch] if images else [],
+        legend=[(as_data(swatch), words) for swatch, words in legend((), signs(maps)) if swatch],
     )
 
 
@@ -81,16 +89,19 @@ def render(**content) -> str:
 
 def cell(row: Row, column: Column, mixed: bool) -> Cell:
     """One figure; accuracy has its interval of 95 %, scores say on what they were measured where that differs."""
-    value = row.figures.get(column.key)
+    value = (row.figures | batch(row)).get(column.key)
     if value is None:
         return Cell(None, "–")
     if column.key == "tokens" and row.tokens:
         return Cell(value, f"{row.tokens[0][0]} → {column.write(value)}")
-    about = [row.scored] if mixed and column.key in SCORES else []
-    if column.key == "accuracy" and row.tested:
-        low, high = interval(value, row.tested)
-        about.insert(0, f"{100 * low:.1f} to {100 * high:.1f} %")
-    return Cell(value, column.write(value), "; ".join(about))
+    low, high = row.intervals.get(column.key, (0.0, 0.0))
+    sure = f"{100 * low:.1f} to {100 * high:.1f}" if column.key in row.intervals else ""
+    return Cell(value, column.write(value), sure, row.scored if mixed and column.key in SCORES else "")
+
+
+def batch(row: Row) -> dict[str, float]:
+    """The batch size as a figure, where something was timed."""
+    return {"batch": row.batch} if row.batch else {}
 
 
 def scored(rows: Sequence[Row]) -> list[str]:
@@ -98,10 +109,26 @@ def scored(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.scored for row in rows if row.scored))
 
 
-def remarks(rows: Sequence[Row], on: Sequence[str]) -> list[str]:
-    """What must be known beside the table: on what scores were measured, what is missing and why."""
+def remarks(rows: Sequence[Row], on: Sequence[str], whole: Sequence[str]) -> list[str]:
+    """What must be known beside the table: what intervals are of, on what scores were measured, which methods keep all
+    tokens if no chart says it, what is missing and why."""
+    kinds = {bool(row.tested) for row in rows if row.intervals}
+    of = " and ".join(words for kind, words in ((True, "over the images"), (False, "over the seeds of a "
+                      "ledger")) if kind in kinds)  # fmt: skip
     missing = dict.fromkeys(f"{row.name}: {row.error}" for row in rows if row.error)
-    return [*([f"Scored on {on[0]}."] if len(on) == 1 else []), *missing]
+    return [
+        *([f"Scored on {on[0]}."] if len(on) == 1 else []),
+        *([f"Below a score: its interval of 95 %, {of}."] if kinds else []),
+        *([f"All tokens stay in {', '.join(whole)}."] if whole else []),
+        *missing,
+    ]
+
+
+def places(paths: Sequence[str]) -> dict[str, str]:
+    """A short name for every path: without the folders that all of them are in."""
+    distinct = list(dict.fromkeys(paths))
+    common = os.path.commonpath([str(Path(path).parent) for path in distinct]) if distinct else ""
+    return {path: os.path.relpath(path, common) if common else path for path in distinct}
 
 
 def tokens_per_block(rows: Sequence[Row], series: dict[str, int]) -> list[Steps]:
@@ -145,6 +172,11 @@ def notes(maps: Sequence[Maps]) -> list[str]:
         note[0].upper() + note[1:] + ("" if len(names) == len(drawn) else f" ({', '.join(names)})")
         for note, names in about.items()
     ]
+
+
+def signs(maps: Sequence[Maps]) -> frozenset[str]:
+    """Which signs the pictures have that a legend explains."""
+    return frozenset().union(*(one.panels.signs for one in maps if one.panels))
 
 
 def _figure(model: str, panel) -> dict:

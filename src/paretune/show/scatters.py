@@ -8,7 +8,8 @@ from pathlib import Path
 from paretune.counts import mac_unit
 from paretune.show.charts import Point, Scatter, cost_and_gain, promise_and_clock
 from paretune.show.columns import COLUMNS, SCORES, Column, percent, significant, times
-from paretune.show.sources import Row
+from paretune.show.curves import between
+from paretune.show.rows import Row
 
 Axis = tuple[str, float, str]  # figure, its unit, the name of the axis
 
@@ -44,22 +45,34 @@ def by_benchmark(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _costs(group: Sequence[Row]) -> Iterator[tuple[Axis, list[Row]]]:
     """Every cost that these rows know, and the rows; MACs are the same at every batch size."""
-    counted = {row.name: row for row in reversed(group) if "macs" in row.figures}
+    counted = _once(group, "macs")
     if counted:
-        unit = mac_unit(row.figures["macs"] for row in counted.values())
-        yield ("macs", unit.size, f"{unit.name} per image"), list(counted.values())[::-1]
+        unit = mac_unit(row.figures["macs"] for row in counted)
+        yield ("macs", unit.size, f"{unit.name} per image"), counted
+    if trained := _once(group, "trained"):
+        yield ("trained", 1e3, "trained parameters, in thousands"), trained
+    for _, some in grouped(_once(group, "seconds"), lambda row: row.machine):
+        yield ("seconds", 1, "seconds of training"), some
     for what, some in by_benchmark([row for row in group if "ms_per_image" in row.figures]):
         yield ("ms_per_image", 1, f"ms per image, {what}"), some
+
+
+def _once(group: Sequence[Row], figure: str) -> list[Row]:
+    """The rows that know a figure which is the same at every batch size, the first of each name."""
+    return list({row.name: row for row in reversed(group) if figure in row.figures}.values())[::-1]
 
 
 def _gain(score: Column, scored: str, axis: Axis, group: Sequence[Row], series: dict[str, int]) -> Scatter:
     figure, unit, name = axis
     share = score.write is percent
+    scale = 100 if share else 1
     points = []
     for row in group:
         x, gain = row.figures[figure] / unit, row.figures[score.key]
-        title = f"{row.name}: {score.write(gain)} at {significant(x)} {name}"
-        points.append(Point(row.name, title, x, 100 * gain if share else gain, series[row.name]))
+        sure = row.intervals.get(score.key)
+        sure = sure and (scale * sure[0], scale * sure[1])
+        title = f"{row.name}: {score.write(gain)}{between(row, score.key)} at {significant(x)} {name}"
+        points.append(Point(row.name, title, x, scale * gain, series[row.name], sure))
     what = score.head[0].upper() + score.head[1:]
     return cost_and_gain(f"{what} and {name}", name, f"{score.head} on {scored}", points, " %" if share else "")
 

@@ -9,61 +9,24 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from paretune import formats
-from paretune.checkpoint import TENSORS, read_config
+from paretune.checkpoint import read_config
 from paretune.errors import UsageError
+from paretune.ledger.averages import Estimate
 from paretune.ledger.compare import compare
-from paretune.ledger.entries import ledger_entries
+from paretune.ledger.entries import Entry, ledger_entries
 from paretune.ledger.text import provenance
-from paretune.methods import Methods
-from paretune.schema import parse, read, read_text, verify
-from paretune.show.columns import SCORES
+from paretune.schema import parse, read_text, verify
+from paretune.show.rows import Row, Source, costs, identity, known, machine
+from paretune.show.runs import read_run
 from paretune.timing.result import check_version
-from paretune.train.runfolder import RECORD
+from paretune.train.metrics import interval
 
 AGAIN = "write it again"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method in one setting.
-
-    name: as the report calls it; recipe: as the source calls it
-    figures {column: value}: see `columns.COLUMNS`; what is missing was not measured
-    scored: on what its score was measured; scores with another `scored` or `data` (a fingerprint) do not compare
-    tested: on how many images it was measured; 0 if it is a mean over data sets, or none
-    identity: backbone, image size, adapters and reducer as JSON text; None where the source does not say
-    tokens: (in attention, in the MLP) of every block, prefix included
-    origin: the folder or file that it was read from, and the one that its times come from if that is another
-    error: why something is missing
-    """
-
-    name: str
-    recipe: str
-    figures: dict[str, float]
-    batch: int | None = None
-    scored: str = ""
-    tested: int = 0
-    data: str = ""
-    identity: str | None = None
-    tokens: tuple[tuple[int, int], ...] = ()
-    origin: tuple[str, ...] = ()
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A folder or file: its kind, its rows, `facts` (name, value) on when, where and how it came about, its JSON."""
-
-    path: Path
-    kind: str
-    rows: tuple[Row, ...]
-    facts: tuple[tuple[str, str], ...]
-    content: dict = field(default_factory=dict)
 
 
 def read_source(path: str | Path) -> Source:
@@ -131,37 +94,6 @@ def kind_of(path: Path, content: Any) -> str:
     )
 
 
-def read_run(folder: Path, config: dict) -> Source:
-    """A folder that `paretune train` or `paretune.save` wrote; what only the model itself tells is added later."""
-    record = read(folder / RECORD, formats.RECORD, "train again") if (folder / RECORD).exists() else {}
-    figures: dict[str, float] = {"file_bytes": (folder / TENSORS).stat().st_size} if (folder / TENSORS).exists() else {}
-    scored, data, tested = "", "", 0
-    if score := next((score for score in SCORES if record.get(f"best_val_{score}") is not None), None):
-        figures[score] = record[f"best_val_{score}"]
-        val = record["data"]["val"]
-        data, tested = str(val.get("fingerprint", "")), val["images"]
-        scored = f"{val['images']:,} validation images of {named(val)}"
-    name = record.get("recipe") or folder.resolve().name
-    who = identity(config["base_model_name_or_path"], config["preprocessing"]["input_size"][1:], config)
-    row = Row(name, name, figures, scored=scored, tested=tested, data=data, identity=who)
-    return Source(folder, "run", (row,), tuple(_run_facts(config, record)), config)
-
-
-def _run_facts(config: dict, record: dict):
-    yield "backbone", str(config["base_model_name_or_path"] or "a module")
-    if not record:
-        yield "training", f"unknown: the folder has no {RECORD}"
-        return
-    schedule, data = record["schedule"], record["data"]
-    if record.get("set"):
-        yield "settings", " ".join(record["set"])
-    yield "training", f"{data['train']['images']:,} images of {named(data['train'])}, seed {record['seed']}"
-    yield "schedule", ", ".join(f"{key.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else
-                                f"{key} {value}" for key, value in schedule.items())  # fmt: skip
-    yield "best epoch", f"{record['best_epoch']} of {schedule['epochs']}, after {record['seconds']:.0f} s in all"
-    yield "machine", machine(record["environment"])
-
-
 def read_bench(path: Path, content: dict) -> Source:
     """A file that `paretune bench --json` wrote."""
     check_version(path, content)
@@ -216,7 +148,10 @@ def read_demo(path: Path, content: dict) -> Source:
     for row in content["rows"]:
         figures = {key: row[key] for key in keys} | {"ms_per_image": 1e3 / row["images_per_second"]}
         name, data = row["method"], f"demo, seed {content['seed']}"
-        rows.append(Row(name, name, known(figures), batch=64, scored=scored, tested=images["test"], data=data))
+        sure = {"accuracy": interval(row["accuracy"], images["test"])}
+        rows.append(
+            Row(name, name, known(figures), batch=64, scored=scored, intervals=sure, tested=images["test"], data=data)
+        )
     facts = (
         (
             "training",
@@ -242,45 +177,25 @@ def read_ledger(path: Path, content: dict) -> Source:
         entry, means = row.entry, row.means
         figures = {"trained_without_head": entry.trained, "macs": entry.macs, "tokens": entry.tokens}
         figures |= {"accuracy": means.flat.mean, "group_mean": means.group.mean}
-        rows.append(Row(entry.name, entry.recipe, known(figures), scored=scored, data=data))
+        sure, images = over_seeds({"accuracy": means.flat, "group_mean": means.group}), _tested(entry)
+        sure = {"accuracy": interval(means.flat.mean, images)} if images else sure
+        about = {"scored": scored, "intervals": sure, "tested": images, "data": data}
+        rows.append(Row(entry.name, entry.recipe, known(figures), **about))
     facts = [*provenance(found), *(("note", note) for note in (*found.traps, *found.notes))]
     return Source(path, "ledger", tuple(rows), tuple(facts), content)
 
 
+def over_seeds(estimates: dict[str, Estimate]) -> dict[str, tuple[float, float]]:
+    """The intervals of means over seeds; none for those of a single seed."""
+    return {key: (one.mean - one.half, one.mean + one.half) for key, one in estimates.items() if one.half is not None}
+
+
+def _tested(entry: Entry) -> int:
+    """On how many images an entry of a single result was measured; 0 if that is not said."""
+    images = entry.results[0].data.get("images")
+    count = images.get("test") if isinstance(images, dict) and len(entry.results) == 1 else None
+    return count if isinstance(count, int) else 0
+
+
 KINDS = {"run": read_run, "bench": read_bench, "demo": read_demo, "ledger": read_ledger}
 LEDGER = ".jsonl"  # the suffix of ledgers, whose content is no JSON object
-
-
-def costs(cost: dict) -> dict[str, float]:
-    """The figures in `Cost.to_dict()`."""
-    figures = {key: cost[key] for key in ("trained", "trained_without_head", "macs")}
-    return figures | {"tokens": cost["tokens"][-1][1]}
-
-
-def known(figures: dict[str, float | None]) -> dict[str, float]:
-    """The figures that were measured."""
-    return {key: value for key, value in figures.items() if value is not None}
-
-
-def identity(model: str | None, image_size: list[int], settings: dict | None) -> str | None:
-    """What a row is, equal for equal backbones, image sizes and methods, whatever older files leave to defaults; None
-    where that cannot be said."""
-    if model is None or settings is None:
-        return None
-    try:
-        return json.dumps([model, list(image_size), Methods.from_json(settings).to_json()])
-    except UsageError:  # a method that this paretune does not know
-        return None
-
-
-def named(data: dict) -> str:
-    """The name of a data set in a training record."""
-    return str(data.get("name") or Path(data.get("path", "unnamed data")).name)
-
-
-def machine(environment: dict) -> str:
-    """One line on a machine and its software."""
-    name = environment.get("name") or environment.get("device_name")
-    versions = [f"{key} {environment[key]}" for key in ("python", "torch", "timm", "paretune") if environment.get(key)]
-    cores = f"{environment['threads']} of {environment['cores']} cores"
-    return ", ".join([f"{name} ({environment['device']})", cores, str(environment["platform"]), *versions])

@@ -18,6 +18,8 @@ from paretune.catalogue import RECIPES, Recipe, recipe
 from paretune.core.memory import known
 from paretune.errors import UsageError, quoted, refuse, unknown
 from paretune.timing import resident
+from paretune.timing.contestants import LIKE, Contestant, contestant
+from paretune.timing.contestants import rival as against
 from paretune.timing.models import DTYPES, TIMM, Terms
 from paretune.timing.result import Bench
 from paretune.timing.session import Session
@@ -43,6 +45,7 @@ def bench(
     threads: int | None = None,
     rss: bool | None = None,
     memory: str = "full",
+    rival: str | None = None,
     watch: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Bench:
     """Measure recipes beside the plain backbone on this machine. Weights are random: time does not depend on them.
@@ -61,12 +64,14 @@ def bench(
         threads: threads of torch on a CPU; unchanged if not given.
         rss: also measure the peak resident memory (Linux, CPU); by default only with train=True.
         memory: what training steps of the recipes keep for the backward pass: full, exact or low, as in `fit`.
+        rival: hf-peft: HF PEFT's LoRA in plain timm takes part too, at the job of the first of the recipes that is a
+            LoRA and nothing else, or of lora, which is then added.
         watch: called with (what is being measured, number done, total) before every measurement.
 
     Ctrl-C ends the measurement; the result then has `complete` False and contains what was measured.
     Raises UsageError for impossible settings, before anything is measured.
     """
-    asked = _asked(recipes, baseline)
+    asked = _asked(recipes, baseline, rival)
     kept = known(memory)
     if kept != "full" and not train:
         raise UsageError(f"memory {memory} is of training steps: measure them with train=True, --train")
@@ -82,22 +87,32 @@ def bench(
         return session.result(train, baseline, complete)
 
 
-def _asked(recipes: Sequence[str | Recipe], baseline: str) -> dict[str, Recipe | None]:
-    """The contestants by name; None is timm itself."""
+def _asked(recipes: Sequence[str | Recipe], baseline: str, rival: str | None) -> dict[str, Contestant]:
+    """The contestants by name."""
     found = [recipe(one) if isinstance(one, str) else one for one in recipes]
     names = [one.name for one in found]
-    twice = sorted({name for name in names if names.count(name) > 1 or name == TIMM})
+    twice = sorted({name for name in names if names.count(name) > 1 or name in (TIMM, rival)})
     refuse([f"'{name}' is there already" for name in twice], "contestants need names of their own")
     field = {TIMM: None, **{one.name: one for one in found}}
-    if baseline not in field:
+    if baseline not in (*field, rival):
         if baseline not in RECIPES:
             raise unknown("baseline", baseline, [TIMM, *(name for name in RECIPES if not _reduces(RECIPES[name]))])
         field[baseline] = RECIPES[baseline]
-    if _reduces(field[baseline]):
+    if _reduces(field.get(baseline)):
         raise UsageError(
             f"baseline '{baseline}' reduces tokens: a ratio refers to a method that keeps all of them, such as {TIMM}"
         )
-    return field
+    if rival is None:
+        return {name: contestant(one) for name, one in field.items()}
+    model = next((one for one in field.values() if one is not None and _alone(one)), None)
+    model = model or field.setdefault(LIKE, RECIPES[LIKE])
+    assert model is not None, "timm has another name"
+    return {name: contestant(one) for name, one in field.items()} | {rival: against(rival, model)}
+
+
+def _alone(one: Recipe) -> bool:
+    """Whether a rival can do its job: one adapter that it has too, and no reducer."""
+    return one.reducer is None and len(one.adapters) == 1 and hasattr(one.adapters[0], "in_peft")
 
 
 def _reduces(one: Recipe | None) -> bool:

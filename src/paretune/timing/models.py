@@ -2,6 +2,7 @@
 
         timm      the backbone's own forward: all tokens, fused attention; trains every tensor
         a recipe  the same backbone, the same weights, with the recipe's adapters and reducer
+        a rival   the same backbone, the same weights, with the adapters of another library in timm's own forward
 
 All have a new head of 100 classes and no stochastic depth, so that only the method differs.
 """
@@ -27,6 +28,7 @@ from paretune.measure.cost import Cost, cost
 from paretune.methods import Methods
 from paretune.named_backbone import obtain
 from paretune.plan import adapt
+from paretune.timing.contestants import RIVALS, Contestant
 from paretune.train.objective import Objective
 
 TIMM = "timm"
@@ -70,16 +72,18 @@ def backbone(terms: Terms, dtype: torch.dtype = torch.float32) -> nn.Module:
     return module.to(terms.device, dtype)
 
 
-def build(base: nn.Module, methods: Methods | None) -> Adapted:
-    """The contestant with these methods, or timm's (None), which trains everything. Frozen tensors share the memory of
-    `base`.
+def build(base: nn.Module, one: Contestant) -> Adapted:
+    """The model of a contestant. Frozen tensors share the memory of `base`.
 
     Raises UsageError if the methods do not fit the backbone.
     """
     torch.manual_seed(0)
-    chosen = methods or Methods()
-    model = adapt(twin(base), chosen.adapters, chosen.reducer, CLASSES).to(next(base.parameters()).dtype)
-    return model.requires_grad_(True) if methods is None else model
+    chosen, module = one.methods or Methods(), twin(base)
+    if one.rival:
+        RIVALS[one.rival](module, chosen)
+        chosen = Methods()
+    model = adapt(module, chosen.adapters, chosen.reducer, CLASSES).to(next(base.parameters()).dtype)
+    return model.requires_grad_(True) if one.methods is None else model
 
 
 def twin(base: nn.Module) -> nn.Module:
@@ -114,7 +118,7 @@ def forward(model: Adapted, own: bool, terms: Terms) -> Callable[[Tensor], Tenso
 
 
 class Plain(nn.Module):
-    """The loss of timm's full fine-tuning: images, labels -> {"loss": cross-entropy}."""
+    """The loss of training in timm's own forward: images, labels -> {"loss": cross-entropy}."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()

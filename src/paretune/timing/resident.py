@@ -30,6 +30,7 @@ import torch
 from paretune.catalogue import Schedule
 from paretune.errors import UsageError
 from paretune.methods import Methods
+from paretune.timing.contestants import Contestant
 from paretune.timing.models import Step, Terms, backbone, batch_of, build, forward
 
 SUPPORTED = sys.platform == "linux"
@@ -38,7 +39,8 @@ SUPPORTED = sys.platform == "linux"
 def peaks(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield {"recipe", "batch", "bytes", "error"} for every contestant and batch size of `request`.
 
-    request: {"terms": of Terms, "train", "threads", "batches", "contestants": [{"recipe", "settings", "schedule"}]}
+    request: {"terms": of Terms, "train", "threads", "batches", "contestants": [{"recipe", "settings", "schedule",
+    "rival"}]}
     """
     command = [sys.executable, "-W", "ignore", "-m", "paretune.timing.resident"]
     with TemporaryFile("w+") as complaints, _helper(command, complaints) as helper:
@@ -76,19 +78,19 @@ def main() -> None:
 
 
 def _peak(base: torch.nn.Module, one: dict, batch: int, terms: Terms, train: bool, threads: int) -> dict:
-    schedule = Schedule(**one["schedule"])
-    own = one["settings"] is None
-    model = build(base, None if own else Methods.from_json(one["settings"]))
+    methods = None if one["settings"] is None else Methods.from_json(one["settings"])
+    who = Contestant(methods, Schedule(**one["schedule"]), one["rival"])
+    model = build(base, who)
     size = tuple(model.preprocessing["input_size"][1:])
 
     def run(count: int) -> None:
         images, labels = batch_of(count, terms, size, next(base.parameters()).dtype)
         if train:
-            Step(model, own, schedule, terms)(images, labels)
+            Step(model, who.own, who.schedule, terms)(images, labels)
         elif served is not None:
             served(images)
 
-    served = None if train else forward(model, own, terms)
+    served = None if train else forward(model, who.own, terms)
     found = {"recipe": one["recipe"], "batch": batch, "bytes": None, "error": None}
     try:
         return found | {"bytes": int(in_a_fork(lambda: growth(run, batch, threads)))}

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from paretune.errors import UsageError
+from paretune.timing.contestants import RIVALS
 from paretune.timing.payoff import unpaid
 from paretune.timing.row import Row
 from paretune.timing.table import forward_columns, step_columns, table
@@ -104,6 +105,8 @@ def legend(bench: Bench) -> list[str]:
         "trained: parameters without the head",
         "weights are random unless they are embedded: time does not depend on them",
     ]
+    if any(row.recipe in RIVALS for row in bench.rows):
+        lines.append("hf-peft: the job of the LoRA here, by HF PEFT in timm's own forward")
     if bench.train:
         lines.append(
             "step: forward, losses, backward, AdamW; saved: kept for the backward pass, weights apart"

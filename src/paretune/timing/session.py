@@ -14,11 +14,11 @@ import psutil
 import torch
 
 from paretune.backbone import reason
-from paretune.catalogue import Recipe, Schedule
 from paretune.errors import UsageError
 from paretune.machine import environment
 from paretune.measure.memory import cuda_peak, saved_bytes, tensor_bytes
 from paretune.timing import resident
+from paretune.timing.contestants import Contestant
 from paretune.timing.models import TIMM, Step, Terms, backbone, batch_of, build, forward, moments, price, unshare
 from paretune.timing.result import Bench
 from paretune.timing.rounds import Times, interleaved, seconds, times
@@ -28,9 +28,9 @@ Key = tuple[str, int]  # contestant, batch size
 
 
 class Session:
-    """A run of `bench`: the contestants of `field` (None is timm itself), and their measurements so far."""
+    """A run of `bench`: the contestants of `field`, and their measurements so far."""
 
-    def __init__(self, terms: Terms, field: dict[str, Recipe | None], batches, rounds: int, warmup: int, watch):
+    def __init__(self, terms: Terms, field: dict[str, Contestant], batches, rounds: int, warmup: int, watch):
         self.terms, self.field, self.batches, self.rounds, self.warmup = terms, field, batches, rounds, warmup
         self.keys: list[Key] = [(name, batch) for batch in batches for name in field]
         self.watch, self.done, self.total = watch, 0, 0
@@ -40,7 +40,7 @@ class Session:
         self.compiling: dict[Key, float] = {}
         self.errors: dict[Key, str] = {}
         base = backbone(terms)
-        models = {name: build(base, None if one is None else one.methods) for name, one in field.items()}
+        models = {name: build(base, one) for name, one in field.items()}
         self.costs = {name: price(model, terms.merged) for name, model in models.items()}
         self.image_size = self.costs[TIMM].image_size
 
@@ -61,8 +61,8 @@ class Session:
 
     def _forward(self) -> None:
         base = backbone(self.terms, self.terms.number)
-        models = {name: build(base, None if one is None else one.methods) for name, one in self.field.items()}
-        runs = {name: forward(model, self.field[name] is None, self.terms) for name, model in models.items()}
+        models = {name: build(base, one) for name, one in self.field.items()}
+        runs = {name: forward(model, self.field[name].own, self.terms) for name, model in models.items()}
         data = {batch: self._data(batch, self.terms.number)[0] for batch in self.batches}
         held = {name: tensor_bytes(model) for name, model in models.items()}
         self._time("forward", {(n, b): partial(runs[n], data[b]) for n, b in self.keys}, held)
@@ -71,9 +71,9 @@ class Session:
         base = backbone(self.terms)
         steps, held = {}, {}
         for name, one in self.field.items():
-            model = build(base, None if one is None else one.methods)
+            model = build(base, one)
             unshare(model)
-            steps[name] = Step(model, one is None, _schedule(one), self.terms)
+            steps[name] = Step(model, one.own, one.schedule, self.terms)
             held[name] = tensor_bytes(model) + 2 * sum(p.nbytes for p in steps[name].trained)  # AdamW's moments
         lent = moments(list(steps.values()))
         for step in steps.values():
@@ -147,7 +147,12 @@ class Session:
             "threads": torch.get_num_threads(),
             "batches": self.batches,
             "contestants": [
-                {"recipe": name, "settings": _settings(one), "schedule": asdict(_schedule(one))}
+                {
+                    "recipe": name,
+                    "settings": one.methods and one.methods.to_json(),
+                    "schedule": asdict(one.schedule),
+                    "rival": one.rival,
+                }
                 for name, one in self.field.items()
             ],
         }
@@ -176,7 +181,7 @@ class Session:
         forward = self._times("forward", key, base)
         wall_ratio = None if forward is None else forward.ratio
         return Row(
-            recipe=name, batch=batch, settings=_settings(self.field[name]), cost=self.costs[name],
+            recipe=name, batch=batch, settings=self.field[name].settings, cost=self.costs[name],
             macs_ratio=macs_ratio, forward=forward,
             wall_per_macs=wall_ratio / macs_ratio if wall_ratio is not None and macs_ratio is not None else None,
             step=self._times("step", key, base), memory=self._memory(key, base),
@@ -196,14 +201,6 @@ class Session:
             cuda_peak_forward=self.memory["forward"].get(key),
             cuda_peak_step=self.memory["step"].get(key),
         )
-
-
-def _schedule(one: Recipe | None) -> Schedule:
-    return Schedule() if one is None else one.schedule
-
-
-def _settings(one: Recipe | None) -> dict | None:
-    return None if one is None else one.methods.to_json()
 
 
 def _never_eager(compiled: bool) -> AbstractContextManager:

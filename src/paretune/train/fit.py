@@ -51,6 +51,17 @@ class Result:
         assert self.score is not None, "every answer is right or wrong"
         return self.score
 
+    def to_dict(self) -> dict:
+        """JSON values: what `paretune train --json` prints."""
+        return {
+            "out": str(self.out),
+            "best_epoch": self.best_epoch,
+            f"val_{self.metric}": self.score,
+            "val_loss": self.loss,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+
 
 def fit(
     model: Adapted,

@@ -10,8 +10,6 @@ from torch import Tensor
 from paretune.core.target_units import units_of
 from paretune.train.tasks import kind_of
 
-AVAILABLE = ("multiclass", "regression")  # the tasks in which one image can be more wrong than another
-
 
 @dataclass(frozen=True)
 class Mistake:

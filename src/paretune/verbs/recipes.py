@@ -1,4 +1,4 @@
-"""Build a recipe and a model from the options of the command line."""
+"""Recipes with changed settings, and the model that a recipe makes of a backbone."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from paretune.catalogue import Recipe, recipe
-from paretune.cli.output import say
-from paretune.cli.overrides import override
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.data.task import Task
 from paretune.train.prepare import built, size_option
+from paretune.verbs.overrides import override
 
 
-def chosen_recipe(name: str, assignments: list[str] | None, schedule: dict) -> Recipe:
-    """The recipe `name` with every --set, and with the entries of `schedule` that are not None.
+def chosen_recipe(name: str | Recipe, assignments: list[str] | None, schedule: dict) -> Recipe:
+    """The recipe `name`, or a recipe itself, with every --set, and with the entries of `schedule` that are not None.
 
     If only the number of epochs changes, warm-up keeps its share of the training.
     """
-    return with_schedule(override(recipe(name), assignments or []), schedule)
+    return with_schedule(override(recipe(name) if isinstance(name, str) else name, assignments or []), schedule)
 
 
 def with_schedule(chosen: Recipe, schedule: dict) -> Recipe:
@@ -55,10 +54,11 @@ def build(
     return built(name, recipe.methods, recipe.schedule, classes, **given, **size_option(image_size))
 
 
-def tell_lost(model: Adapted) -> None:
-    """A line on stderr if the patches do not cover the whole input."""
+def lost(model: Adapted) -> str:
+    """A sentence if the patches do not cover the whole input; "" if they do."""
     shape, side = anatomy.shape(model.backbone), model.preprocessing["input_size"][-1]
     patch, covered = shape.patch[1], shape.grid[1] * shape.patch[1]
-    if lost := side - covered:
-        told = f"patches of {patch} pixels cover {covered} of {side}, {lost} pixels at two edges are not seen"
-        say(f"{told}: --image-size {covered} or {covered + patch} loses none", err=True)
+    if not (edge := side - covered):
+        return ""
+    told = f"patches of {patch} pixels cover {covered} of {side}, {edge} pixels at two edges are not seen"
+    return f"{told}: --image-size {covered} or {covered + patch} loses none"

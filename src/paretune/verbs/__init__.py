@@ -1,0 +1,1 @@
+"""train, evaluate, predict: what the commands of these names do, as functions."""
