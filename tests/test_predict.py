@@ -108,7 +108,7 @@ def test_what_holds_no_image_is_refused(run, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "there is no image in" in refused(run, tmp_path / "empty")
     (tmp_path / "a.csv").write_text("file\na.png\n")
-    assert "needs a header row with the column path, and rows; it has file" in refused(run, tmp_path / "a.csv")
+    assert "needs a header with the column path, and rows; its columns are file" in refused(run, tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("path,x\na.png\n")
     assert "row 2: not as many values" in refused(run, tmp_path / "a.csv")
     (tmp_path / "twin").symlink_to(photos / "b")

@@ -64,15 +64,23 @@ class Answering(Protocol):
     """A model that answers: a run in torch, or an artefact. `files` are those that make it what it is."""
 
     @property
-    def task(self) -> str: ...
+    def task(self) -> str:
+        """As of a model."""
+        ...
 
     @property
-    def classes(self) -> list[str]: ...
+    def classes(self) -> list[str]:
+        """The names of the outputs."""
+        ...
 
     @property
-    def files(self) -> list[Path]: ...
+    def files(self) -> list[Path]:
+        """What is compared before rows of an interrupted command are kept."""
+        ...
 
-    def predictions(self, pictures: Iterable[str], top: int | None, batch_size: int) -> Iterator[Answer]: ...
+    def predictions(self, pictures: Iterable[str], top: int | None, batch_size: int) -> Iterator[Answer]:
+        """The answers one by one."""
+        ...
 
 
 class _Run:

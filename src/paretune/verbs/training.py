@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from paretune.train.fit import Result
     from paretune.train.minutes import Planner
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 
 AUTO = "auto"
 DEFAULT_MODEL, DEFAULT_SIZE = "vit_small_patch14_dinov2.lvd142m", 224
