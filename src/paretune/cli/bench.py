@@ -6,16 +6,26 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paretune.cli import options
+from paretune.cli.ladder import deploy_run, time_artefacts
 from paretune.errors import UsageError
+
+if TYPE_CHECKING:
+    from paretune.deploy.ladder import Ladder
+    from paretune.timing.result import Bench
 
 
 def bench(
-    model: options.Model,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="timm name, hf-hub:... id, folder of weights, or paretune_tiny. Not with --artefact, --deploy."
+        ),
+    ] = None,
     recipe: Annotated[
         list[str],
         typer.Option(metavar="NAME ...", help="One or several recipes; timm's own forward is always included."),
@@ -50,6 +60,27 @@ def bench(
         ),
     ] = None,
     set_: options.SetEach = None,
+    artefact: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE ...", help="Artefacts of `paretune export` to time beside timm's own forward."),
+    ] = None,
+    deploy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Export this run in every way, check each artefact, and time all, with and without the reducer.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the artefacts of --deploy.")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(metavar="NAME ...", help="Runtimes of --deploy: torch, onnx, openvino.")
+    ] = None,
+    numbers: Annotated[
+        list[str] | None, typer.Option(metavar="NAME ...", help="Number types of --deploy: fp32, bf16, int8.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Labelled images for the accuracy of --deploy; its split val, or all.")
+    ] = None,
     json_: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the result to this file.")] = None,
 ) -> None:
     """Measure time and memory of recipes on this machine, beside the plain backbone with fused attention.
@@ -60,9 +91,14 @@ def bench(
     """  # fmt: skip
     if json_ is not None and (json_.is_dir() or not json_.absolute().parent.is_dir()):
         raise UsageError(f"--json {json_}: name a file in a folder that exists")
-    from rich.console import Console
-
-    from paretune.files import write_json
+    if artefact:
+        _finish(time_artefacts(artefact, batch, rounds), json_)
+        return
+    if deploy is not None:
+        _finish(deploy_run(deploy, out, to, numbers, data, batch, rounds), json_)
+        return
+    if model is None:
+        raise UsageError("bench needs --model NAME, or artefacts: --artefact FILE, --deploy RUN")
     from paretune.timing.bench import bench
     from paretune.verbs.recipes import chosen_recipes
 
@@ -74,14 +110,23 @@ def bench(
         )  # fmt: skip
     if not result.complete:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program at once
-    if json_ is not None:
-        write_json(json_, result.to_dict())
+    _finish(result, json_)
+    if result.errors or not result.complete:
+        raise typer.Exit(1 if result.complete else 130)
+
+
+def _finish(result: Bench | Ladder, path: Path | None) -> None:
+    """Write the result, and print it."""
+    from rich.console import Console
+
+    from paretune.files import write_json
+
+    if path is not None:
+        write_json(path, result.to_dict())
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 120
     console.print(result)
-    if result.errors or not result.complete:
-        raise typer.Exit(1 if result.complete else 130)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ RUNTIME DTYPE, and the same "all tokens"     artefacts, each held against torch 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,17 +19,22 @@ from rich import box
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
+from paretune.backbone import EMBEDDED
 from paretune.core.model import Adapted
+from paretune.data.preprocess import prepared
 from paretune.data.samples import ImageSet
 from paretune.deploy.artefact import Artefact
 from paretune.deploy.export import DTYPES, REPORT, export
 from paretune.deploy.parity import Pictures
-from paretune.deploy.runtimes import open_runtime
+from paretune.deploy.runtimes import Runtime, artefact_file, open_runtime
 from paretune.deploy.scoring import score
-from paretune.errors import UsageError
+from paretune.errors import UsageError, unknown
 from paretune.folding import merge, stripped
 from paretune.machine import environment
+from paretune.named_backbone import obtain
+from paretune.schema import read
 from paretune.timing.rounds import Times, interleaved, times
 from paretune.timing.table import digits
 
@@ -105,7 +109,9 @@ class Ladder:
                           "*" if one in fronts[batch] else ""]  # fmt: skip
             grid.add_row(one.name, "-" if one.bytes is None else f"{one.bytes / 1e6:,.1f}", one.verdict or "-", *cells)
         yield grid
-        yield Text(f"speed-up: over {TIMM}'s own forward in float32; *: none that passed is faster and as good")
+        yield Text(
+            f"speed-up: over {TIMM}'s own forward in float32, all tokens; *: none that passed is faster and as good"
+        )
 
 
 def worth(one: Rung) -> float:
@@ -119,10 +125,13 @@ def share(value: float | None) -> str:
 
 
 def rungs_for(to: Sequence[str], dtypes: Sequence[str]) -> list[tuple[str, str]]:
-    """Every runtime with every number type that it has. Raises UsageError if nothing is left."""
-    found = [(runtime, dtype) for runtime in to for dtype in dtypes if dtype in DTYPES.get(runtime, ())]
+    """Every runtime with every number type that it has. Raises UsageError for unknown names, or if nothing is left."""
+    for name in to:
+        if name not in DTYPES:
+            raise unknown("runtime", name, list(DTYPES))
+    found = [(runtime, dtype) for runtime in to for dtype in DTYPES[runtime] if dtype in dtypes]
     if not found:
-        raise UsageError(f"none of {', '.join(to)} has {' or '.join(dtypes)}: there is {DTYPES}")
+        raise UsageError(f"{', '.join(to)} with {', '.join(dtypes)}: no runtime has these number types")
     return found
 
 
@@ -139,7 +148,8 @@ def climb(
 ) -> Ladder:
     """Export the model in every way into folders of `out`, check each, and time all of them in turn.
 
-    data: labelled images, not transformed, for the accuracy; rungs: (runtime, number type) pairs.
+    data: labelled images, not transformed, for the accuracy; rungs: (runtime, number type) pairs. With a reducer every
+    rung is made twice, with it and without it.
     """
     sides = {"": model, FULL: without_reducer(model)} if model.reducer is not None else {"": model}
     made: dict[str, Path] = {}
@@ -147,46 +157,83 @@ def climb(
         for end, side in sides.items():
             name = " ".join(filter(None, (runtime, dtype, end)))
             tell(name)
-            made[name] = out / name.replace(" ", "-")
-            limits = (1, max(batches))
+            made[name], limits = out / name.replace(" ", "-"), (1, max(batches))
             export(side, made[name], pictures, to=runtime, dtype=dtype, batch=limits, rounds=0, overwrite=True)
     tell("timing")
-    measured = _timed(model, made, batches, rounds)
-    found = [Rung(TIMM, measured[TIMM]), Rung(TORCH, measured[TORCH])]
-    for name, folder in made.items():
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        agreed = min(row["agreement"] for row in report["parity"] if row["pictures"] == "pictures")
-        accuracy = None if data is None else score(Artefact(folder), data).scores.get("accuracy")
-        found.append(Rung(name, measured[name], report["bytes"], report["verdict"], agreed, accuracy))
+    own = {" ".join(filter(None, (TORCH, end))): merge(side) for end, side in sides.items()}
+    accurate: dict[str, float | None] = {}
+    if data is not None:
+        accurate = {name: score(Artefact(path), data).scores.get("accuracy") for name, path in made.items()}
+        accurate |= {name: _accuracy(side, data) for name, side in own.items()}
+    plain: dict[str, nn.Module] = {TIMM: stripped(model).eval().backbone, **own}
     name = model.spec.backbone.name if model.spec else None
-    return Ladder(name or "a module", tuple(found), rounds, environment(torch.device("cpu")))
+    return _timed(name or "a module", plain, made, accurate, batches, rounds)
+
+
+def side_by_side(files: Sequence[Path], batches: Sequence[int] = BATCHES, rounds: int = 15) -> Ladder:
+    """Artefacts that are there already, timed in turn beside timm's own forward of the first one's backbone.
+
+    Raises UsageError for files that are no artefacts, or that take images of different sizes.
+    """
+    facts = [open_runtime(file).description for file in files]
+    if len(sizes := {one.side for one in facts}) > 1:
+        raise UsageError(f"the artefacts take images of different sizes, {sorted(sizes)}: compare those of one size")
+    name = facts[0].backbone
+    if name is None:
+        raise UsageError(f"{files[0]} does not say what its backbone is called, so there is nothing to compare it with")
+    module, _ = obtain(name, False, None, {} if name == EMBEDDED else {"img_size": facts[0].side})
+    return _timed(name, {TIMM: module.eval()}, {str(file): file for file in files}, {}, batches, rounds)
 
 
 def without_reducer(model: Adapted) -> Adapted:
     """The same model with all its tokens, its adapters folded where they fold."""
     whole = merge(model)
-    whole.reducer, whole.spec = None, None
+    whole.reducer = None
     return whole
 
 
-def _timed(model: Adapted, made: dict[str, Path], batches: Sequence[int], rounds: int) -> dict[str, dict[int, Times]]:
+def _accuracy(model: Adapted, data: ImageSet) -> float | None:
+    """Of the model in torch, on the pictures as an artefact prepares them."""
+    seen = data.through(partial(prepared, preprocessing=model.preprocessing))
+    with torch.inference_mode():
+        answers = [model(torch.from_numpy(np.asarray(seen[i][0]))[None]).argmax(1).item() for i in range(len(seen))]
+    return float(np.mean(np.asarray(answers) == np.asarray(data.targets))) if model.task == "multiclass" else None
+
+
+def _timed(
+    title: str, plain: dict[str, nn.Module], made: dict[str, Path], accurate: dict[str, float | None],
+    batches: Sequence[int], rounds: int,
+) -> Ladder:  # fmt: skip
+    """Time modules of torch and artefacts, taking turns."""
     threads = torch.get_num_threads()
-    calls: dict[str, Callable[[Any], Any]] = {name: open_runtime(path, threads) for name, path in made.items()}
-    plain, own = stripped(model).eval().backbone, merge(model)
+    runs = {name: open_runtime(path, threads) for name, path in made.items()}
+    size = next(iter(runs.values())).description.preprocessing["input_size"]
     groups, rng = [], np.random.default_rng(0)
     for batch in batches:
-        images = rng.standard_normal((batch, *model.preprocessing["input_size"]), np.float32)
-        given = torch.from_numpy(images)
-        group: dict[tuple[str, int], Callable[[], Any]] = {(TIMM, batch): partial(plain, given)}
-        group[TORCH, batch] = partial(own, given)
-        groups.append(group | {(name, batch): partial(call, images) for name, call in calls.items()})
+        images = rng.standard_normal((batch, *size), np.float32)
+        calls: dict[tuple[str, int], Callable[[], Any]] = {}
+        calls |= {(name, batch): partial(module, torch.from_numpy(images)) for name, module in plain.items()}
+        calls |= {(name, batch): partial(run, images) for name, run in runs.items()}
+        groups.append(calls)
     seconds: dict[tuple[str, int], list[float]] = {key: [] for group in groups for key in group}
     with torch.inference_mode():
         for key, taken in interleaved(groups, rounds + WARM, torch.device("cpu")):
             if isinstance(taken, Exception):
                 raise taken
             seconds[key].append(taken)
-    found: dict[str, dict[int, Times]] = {}
+    measured: dict[str, dict[int, Times]] = {}
     for (name, batch), taken in seconds.items():
-        found.setdefault(name, {})[batch] = times(taken[WARM:], batch, seconds[TIMM, batch][WARM:])
-    return found
+        measured.setdefault(name, {})[batch] = times(taken[WARM:], batch, seconds[TIMM, batch][WARM:])
+    rungs = [Rung(name, measured[name], accuracy=accurate.get(name)) for name in plain]
+    rungs += [_rung(name, measured[name], path, runs[name], accurate.get(name)) for name, path in made.items()]
+    return Ladder(title, tuple(rungs), rounds, environment(torch.device("cpu")))
+
+
+def _rung(name: str, measured: dict[int, Times], path: Path, run: Runtime, accuracy: float | None) -> Rung:
+    """An artefact, with what its own report says if it lies beside it."""
+    file = artefact_file(path)
+    assert file is not None, "it was opened"
+    size = sum(one.stat().st_size for one in file.parent.iterdir() if one.stem == file.stem)
+    rows = read(file.parent / REPORT)["parity"] if (file.parent / REPORT).is_file() else []
+    agreed = [row["agreement"] for row in rows if row["pictures"] == "pictures"]
+    return Rung(name, measured, size, run.description.verdict, min(agreed, default=None), accuracy)
