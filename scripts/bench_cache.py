@@ -27,8 +27,8 @@ from paretune.data.opening import open_splits
 from paretune.drawn.digit_sets import write_digits
 from paretune.machine import environment
 from paretune.plan import adapt
-from paretune.train.prepare import fit_on
-from paretune.train.runfolder import write_json
+from paretune.training.prepare import fit_on
+from paretune.training.runfolder import write_json
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 CASES = (

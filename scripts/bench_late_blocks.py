@@ -16,7 +16,7 @@ import torch
 
 from paretune.catalogue import recipe
 from paretune.plan import adapt
-from paretune.train.prefix import Prefixed
+from paretune.training.prefix import Prefixed
 
 
 def step(learner, given):

@@ -12,7 +12,7 @@ from paretune.adapters import AdaptFormer, DenseAdapter, LoRA
 from paretune.catalogue import Recipe
 from paretune.reducers import FPET, EViT, ToMe
 from paretune.timing.bench import bench
-from paretune.train.runfolder import write_json
+from paretune.training.runfolder import write_json
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 REDUCERS = (

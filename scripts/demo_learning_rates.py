@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from paretune.backbone import EMBEDDED
 from paretune.demo import METHODS, PROTOCOL
 from paretune.drawn.digit_sets import digit_sets
-from paretune.train.prepare import built, fit_on
+from paretune.training.prepare import built, fit_on
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 

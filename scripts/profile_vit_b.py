@@ -22,7 +22,7 @@ from paretune.core.reduction import Merge, Reduction
 from paretune.machine import environment
 from paretune.measure.memory import saved_by
 from paretune.plan import adapt
-from paretune.train.runfolder import write_json
+from paretune.training.runfolder import write_json
 
 KINDS = {
     "linears": ("mm", "addmm", "bmm"),

@@ -13,9 +13,9 @@ import paretune as pt
 from paretune.data import ImageArrays
 from paretune.data.transforms import training
 from paretune.errors import UsageError
-from paretune.train.fit import fit
-from paretune.train.mixing import Mixing, mixing
-from paretune.train.order import SeededEpochs
+from paretune.training.fit import fit
+from paretune.training.mixing import Mixing, mixing
+from paretune.training.order import SeededEpochs
 
 MIXED = replace(SHORT, mixup=0.4, cutmix=1.0)
 

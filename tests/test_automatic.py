@@ -11,10 +11,10 @@ import paretune as pt
 from paretune.cli.main import app
 from paretune.data.arrays import ImageArrays
 from paretune.errors import Diverged
-from paretune.train import automatic
-from paretune.train.automatic import Choice, choose
-from paretune.train.fit import fit
-from paretune.train.prepare import built
+from paretune.training import automatic
+from paretune.training.automatic import Choice, choose
+from paretune.training.fit import fit
+from paretune.training.prepare import built
 
 
 def pictures(count, seed=0, learnable=True):

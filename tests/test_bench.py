@@ -24,7 +24,7 @@ from paretune.timing.models import Plain, Step, Terms, backbone, build, moments,
 from paretune.timing.payoff import unpaid
 from paretune.timing.rounds import interleaved, times
 from paretune.timing.row import Memory, Row
-from paretune.train.objective import Objective
+from paretune.training.objective import Objective
 
 TINY = "paretune_tiny"
 CPU = torch.device("cpu")

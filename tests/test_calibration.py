@@ -12,12 +12,12 @@ from torch import nn
 
 import paretune as pt
 from paretune.errors import UsageError
-from paretune.train import calibration
-from paretune.train.calibration import Errors, Logits, best_temperature
-from paretune.train.evaluate import evaluate
-from paretune.train.fit import fit
-from paretune.train.predict import predict
-from paretune.train.worst import Worst
+from paretune.training import calibration
+from paretune.training.calibration import Errors, Logits, best_temperature
+from paretune.training.evaluate import evaluate
+from paretune.training.fit import fit
+from paretune.training.predict import predict
+from paretune.training.worst import Worst
 
 
 def answers(sharpness, count=4000, classes=4, seed=0):
@@ -64,7 +64,7 @@ def test_of_many_numbers_an_even_part_is_kept(monkeypatch):
 
 @pytest.fixture
 def few_are_enough(monkeypatch):
-    monkeypatch.setattr("paretune.train.fit.LEAST", 9)
+    monkeypatch.setattr("paretune.training.fit.LEAST", 9)
 
 
 def fitted(out, **options):
@@ -147,7 +147,7 @@ def test_a_resumed_run_has_the_same_temperature(tmp_path, few_are_enough):
 
 @pytest.mark.slow
 def test_eval_prints_the_error_before_and_after(tmp_path, monkeypatch):
-    monkeypatch.setattr("paretune.train.fit.LEAST", 4)
+    monkeypatch.setattr("paretune.training.fit.LEAST", 4)
     tree = draw_tree(tmp_path / "tree", count=20)
     words = ("--data", tree, "--device", "cpu", "--workers", 0)
     done = cli("train", *words, *TINY, "--recipe", "linear", "--epochs", 2, "--out", tmp_path / "run")

@@ -236,7 +236,7 @@ def test_pixels_that_no_patch_sees_are_told(tree, tmp_path):
 
 def test_an_unknown_kind_and_a_folder_to_compare_are_told(tmp_path):
     assert "unknown kind 'model': did you mean models" in refused(cli("list", "model"))
-    assert "`paretune report RUN RUN` shows runs" in refused(cli("compare", tmp_path, tmp_path))
+    assert "compare runs with `paretune report RUN RUN`" in refused(cli("compare", tmp_path, tmp_path))
 
 
 def test_the_version_is_told():
@@ -260,7 +260,7 @@ def _mismatch(root):
     ("make", "sentence"),
     [
         (lambda root: None, "does not exist"),
-        (_one_class, "one class only"),
+        (_one_class, "has only one class"),
         (_empty_class, "no readable images"),
         (_mismatch, "class 'bleu' is not in train"),
     ],

@@ -13,9 +13,9 @@ from paretune.cli.main import app
 from paretune.data.transforms import CROPS, evaluation, framing, training
 from paretune.errors import UsageError
 from paretune.show.panels import panels
-from paretune.train.evaluate import evaluate
-from paretune.train.predict import predictions
-from paretune.train.prepare import fit_on, seen
+from paretune.training.evaluate import evaluate
+from paretune.training.predict import predictions
+from paretune.training.prepare import fit_on, seen
 
 PLAIN = {
     "input_size": (3, 16, 16), "mean": (0.5, 0.4, 0.3), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear",

@@ -29,7 +29,7 @@ from paretune.data.task import balance, class_count
 from paretune.data.verify import verify
 from paretune.errors import UsageError, plain, quoted
 from paretune.files import cache_folder
-from paretune.train.runfolder import RunFolder, comparable, differences
+from paretune.training.runfolder import RunFolder, comparable, differences
 
 BOTH = ("ant", "bee")
 
@@ -290,7 +290,7 @@ def test_a_picture_of_the_same_length_changes_the_content_and_not_the_fingerprin
 
 def spoil_before(monkeypatch, path):
     """Make a picture bad after the check at the start, before the training reads it."""
-    from paretune.train import prepare as module
+    from paretune.training import prepare as module
 
     fit = module.fit
 

@@ -88,7 +88,7 @@ def test_a_short_demo_writes_a_ledger_that_others_read_and_shows_what_stands_the
     assert open_image(out / "merged.png").width > 200
     assert {row.scored for row in read_source(out / "ledger.jsonl").rows} == {"digits of demo"}
 
-    monkeypatch.setattr("paretune.train.trials.fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr("paretune.training.trials.fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
     again = CliRunner().invoke(app, ["demo", "--epochs", "1", "--out", str(out), "--json"])
     found = json.loads(again.stdout)
     assert [row["test"] for row in found["rows"]] == [row.test for row in rows]

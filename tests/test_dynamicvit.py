@@ -15,8 +15,8 @@ from paretune.core.method import Shape
 from paretune.core.reduction import Mask, Merge
 from paretune.reducers import dynamicvit
 from paretune.reducers.dynamicvit import Predictor, alive_after, drawn, kept, ratio_loss, tokens_loss
-from paretune.train.objective import Objective
-from paretune.train.tasks import categorical
+from paretune.training.objective import Objective
+from paretune.training.tasks import categorical
 
 SHAPE = Shape(depth=12, width=24, head_width=12, grid=(6, 6), prefix=1)
 

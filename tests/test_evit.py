@@ -15,7 +15,7 @@ from paretune.core.method import Shape
 from paretune.data import ImageArrays
 from paretune.data.transforms import evaluation
 from paretune.measure.memory import saved_bytes
-from paretune.train.fit import fit
+from paretune.training.fit import fit
 
 SHAPE = Shape(depth=12, width=16, head_width=8, grid=(6, 6), prefix=1)
 SHRINKING = pt.EViT(keep=0.5, blocks=(1,), shrink_start=1, shrink_epochs=2)

@@ -27,7 +27,7 @@ from paretune.deploy.parity import Answers, Pictures
 from paretune.deploy.pictures import pictures_for, spread
 from paretune.deploy.runtimes import needed, open_runtime
 from paretune.errors import UsageError
-from paretune.train.predict import predict
+from paretune.training.predict import predict
 
 NAMES = ["ant", "bee", "cat", "dog"]
 

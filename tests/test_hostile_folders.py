@@ -24,7 +24,7 @@ from paretune.ledger.results import Ledger
 from paretune.schema import parse, read, verify
 from paretune.show.sources import read_source
 from paretune.suite.suites import open_suite
-from paretune.train.runfolder import RunFolder
+from paretune.training.runfolder import RunFolder
 
 CONFIG, TENSORS, BACKBONE = "adapter_config.json", "adapter_model.safetensors", "backbone.safetensors"
 TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 16, "num_classes": 3}

@@ -29,7 +29,7 @@ FLOORS = (
         *("frozen", "stored", "saved", "checkpoint"),
     ),
     ("measure",),
-    ("train",),
+    ("training",),
     ("timing",),
     ("deploy", "ledger"),
     ("budget", "show"),
@@ -69,8 +69,8 @@ TIMM = {
     "backbone": {"timm", "timm.models", "timm.models.vision_transformer"},
     "named_backbone": {"timm"},
     "data/transforms": {"timm.data"},
-    "train/training": {"timm.scheduler"},
-    "train/mixing": {"timm.data.mixup"},
+    "training/loop": {"timm.scheduler"},
+    "training/mixing": {"timm.data.mixup"},
     "saved": {"timm"},
     "cli/listing": {"timm"},
 }
@@ -131,7 +131,7 @@ def module_level(tree: ast.Module) -> ast.Module:
 
 
 def test_the_rules_see_the_files_and_their_imports():
-    assert {"core/reduction", "core/model", "adapters/lora", "reducers/fpet", "cli/main", "train/fit"} <= set(FILES)
+    assert {"core/reduction", "core/model", "adapters/lora", "reducers/fpet", "cli/main", "training/fit"} <= set(FILES)
     assert {"core/anatomy", "core/leaf", "core/method", "errors"} <= own_imports("core/body")
     assert "core/peft_modules" in own_imports("folding")
 
@@ -146,7 +146,7 @@ def test_an_arrow_between_rooms_only_points_down_and_no_file_is_in_a_circle():
     assert [f"{one} -> {other}" for one in rooms for other in rooms[one] if places[other] >= places[one]] == []
     assert circles(graph["files"]) == []
     assert {"core", "timing", "papers", "drawn"} <= set(rooms)
-    assert {"catalogue", "measure", "train"} <= set(rooms["timing"])
+    assert {"catalogue", "measure", "training"} <= set(rooms["timing"])
     assert "core/leaf" in graph["files"]["adapters/lora"]
 
 

@@ -28,7 +28,7 @@ from paretune.measure.fake_memory import saved_bytes, saved_parts
 from paretune.reducers import REDUCERS
 from paretune.show.evidence import gather
 from paretune.show.panels import panels
-from paretune.train.objective import Objective
+from paretune.training.objective import Objective
 
 
 @dataclass(frozen=True)

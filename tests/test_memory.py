@@ -26,7 +26,7 @@ from paretune.measure import fake_memory
 from paretune.measure.growth import weightless
 from paretune.measure.live import Live, extrapolated
 from paretune.measure.memory import saved_by
-from paretune.train.objective import Objective
+from paretune.training.objective import Objective
 
 REDUCED = {"no reducer": None, "EViT": SETTINGS[pt.EViT], "FPET": SETTINGS[pt.FPET]}
 SPARSE = ((pt.DenseAdapter(width=32),), pt.EViT(keep=0.7))

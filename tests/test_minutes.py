@@ -13,7 +13,7 @@ import paretune as pt
 from paretune.catalogue import in_blocks
 from paretune.data.opening import open_splits
 from paretune.errors import UsageError
-from paretune.train.minutes import AIM, Cost, Plan, Planner
+from paretune.training.minutes import AIM, Cost, Plan, Planner
 
 SETTINGS = {"device": "cpu", "workers": 0, "mixed_precision": None, "crop": None}
 

@@ -9,7 +9,7 @@ import paretune as pt
 from paretune.catalogue import RECIPES
 from paretune.counts import GMACS, MMACS, PARTS, mac_unit
 from paretune.methods import Methods, completed
-from paretune.train.prepare import built, fit_on
+from paretune.training.prepare import built, fit_on
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -183,7 +183,7 @@ def test_a_damaged_file_of_the_cache_is_drawn_anew(cache, small, damage):
 def test_a_cache_that_cannot_be_written_costs_a_warning_only(tmp_path, monkeypatch, small):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="small cannot be kept"):
+    with pytest.warns(UserWarning, match="small cannot be written to"):
         assert len(offline_parts("small", 1)["train800"]) == 800
 
 

@@ -387,7 +387,7 @@ def test_wrong_requests_end_in_one_sentence():
     for args, says in (
         (("sparse-tuning-V1",), "did you mean sparse-tuning-V"),
         (("fpet-4", "--bench", "nowhere.json"), "nowhere.json"),
-        (("fpet-4", "--markdown", "--json"), "choose one"),
+        (("fpet-4", "--markdown", "--json"), "give only one of them"),
     ):
         done = cli("paper", *args)
         assert done.exit_code == 2

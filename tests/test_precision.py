@@ -7,9 +7,9 @@ import torch
 from test_train import SHORT, run, same, small_model, small_sets, tensors, timeless
 
 from paretune.errors import UsageError
-from paretune.train import speed
-from paretune.train.fit import fit
-from paretune.train.speed import Timed, measured_precision, told
+from paretune.training import speed
+from paretune.training.fit import fit
+from paretune.training.speed import Timed, measured_precision, told
 
 
 def taking(monkeypatch, no, bf16):

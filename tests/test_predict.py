@@ -20,8 +20,8 @@ from paretune.cli.main import app
 from paretune.core.target_units import units_of
 from paretune.data.pictures import Pictures
 from paretune.errors import UsageError
-from paretune.train.answers import Table
-from paretune.train.predict import names_of
+from paretune.training.answers import Table
+from paretune.training.predict import names_of
 
 ODD = "\x1b[31mred"
 

@@ -20,9 +20,9 @@ from paretune.data.arrays import ImageArrays
 from paretune.data.cache import decoded, is_still
 from paretune.data.opening import open_splits
 from paretune.data.transforms import evaluation, training
-from paretune.train.fit import fit
-from paretune.train.kept import KeptTokens
-from paretune.train.prefix import Passes, Prefixed, frozen_blocks, keep, remembered
+from paretune.training.fit import fit
+from paretune.training.kept import KeptTokens
+from paretune.training.prefix import Passes, Prefixed, frozen_blocks, keep, remembered
 
 QUICK = pt.Schedule(epochs=2, batch_size=8, warmup_epochs=0, lr=3e-3)
 PLENTY = 1 << 30
@@ -160,8 +160,8 @@ def test_tokens_that_do_not_fit_are_not_kept(monkeypatch):
     class Disk:
         free = 100_000
 
-    monkeypatch.setattr("paretune.train.kept.psutil.virtual_memory", Memory)
-    monkeypatch.setattr("paretune.train.kept.shutil.disk_usage", lambda folder: Disk)
+    monkeypatch.setattr("paretune.training.kept.psutil.virtual_memory", Memory)
+    monkeypatch.setattr("paretune.training.kept.shutil.disk_usage", lambda folder: Disk)
     model = model_of()
     data = pictures(seed=72).through(evaluation(model.preprocessing))
     assert remembered(model, data, data, PLAIN)[0] is model
@@ -281,7 +281,7 @@ def test_the_longest_unused_tokens_make_room(store, monkeypatch):
     sets = [pictures(8, seed).through(evaluation(model.preprocessing)) for seed in range(3)]
     prefixed = Prefixed(model, 12, sets[0][0][0])
     size = keep(prefixed, sets[0], PLAIN, training=True).nbytes
-    monkeypatch.setattr("paretune.train.kept.MOST", int(2.6 * size))
+    monkeypatch.setattr("paretune.training.kept.MOST", int(2.6 * size))
     first = folders(store)[0]
     keep(prefixed, sets[1], PLAIN, training=True)
     second = next(folder for folder in folders(store) if folder != first)

@@ -42,7 +42,7 @@ from paretune.show.report import report
 from paretune.show.runs import spoken
 from paretune.show.settings import settings
 from paretune.show.sources import KINDS, read_source, read_sources
-from paretune.train.metrics import interval
+from paretune.training.metrics import interval
 
 DEMO = Path(__file__).parents[1] / "bench" / "results" / "demo.json"
 EVIL = "<script>alert(1)</script>"

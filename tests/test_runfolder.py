@@ -12,9 +12,9 @@ from test_train import LORA, SHORT, run, same, small_model, small_sets, tensors,
 
 import paretune as pt
 from paretune.errors import Diverged, UsageError
-from paretune.train.fit import fit
-from paretune.train.predict import predict
-from paretune.train.runfolder import comparable
+from paretune.training.fit import fit
+from paretune.training.predict import predict
+from paretune.training.runfolder import comparable
 
 
 @pytest.fixture

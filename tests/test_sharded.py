@@ -152,7 +152,7 @@ SPOILED = {
     "many tensors": "at most 100,000 entries",
     "no map": "weight_map is missing",
     "a list": "must be an object|is not a JSON object",
-    "a strange entry": "'more' is not known here",
+    "a strange entry": "'more' is unknown",
     "no JSON": "not valid JSON",
 }
 

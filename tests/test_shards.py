@@ -14,7 +14,7 @@ from trees import picture, write
 from paretune.data import available_splits, open_split, open_splits
 from paretune.data.shards import expand
 from paretune.errors import UsageError
-from paretune.train.order import SeededEpochs
+from paretune.training.order import SeededEpochs
 
 
 def shard(path, labels, first=0, ending="png", note="cls"):
@@ -97,7 +97,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from paretune.data import open_split
-from paretune.train.order import SeededEpochs
+from paretune.training.order import SeededEpochs
 
 accelerator = Accelerator(cpu=True)
 images = open_split(sys.argv[1], "train", ("0", "1")).through(lambda picture: 0)

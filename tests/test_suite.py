@@ -29,7 +29,7 @@ from paretune.suite.progress import Progress
 from paretune.suite.protocols import PROTOCOLS, Protocol, protocol
 from paretune.suite.run import run_suite
 from paretune.suite.suites import Source, Suite, open_suite
-from paretune.train import trials
+from paretune.training import trials
 
 QUICK = Protocol("quick", "for tests", Schedule(epochs=1, batch_size=8, warmup_epochs=0), factors=(1.0, 30.0))
 SIZES = {"train800": 16, "val200": 8, "train800val200": 24, "test": 12}

@@ -24,9 +24,9 @@ from paretune.show.rows import Row
 from paretune.show.scatters import scatters
 from paretune.show.sources import read_source
 from paretune.show.worst import caption, draw_worst
-from paretune.train.metrics import interval
-from paretune.train.predict import predict
-from paretune.train.worst import Mistake, Worst
+from paretune.training.metrics import interval
+from paretune.training.predict import predict
+from paretune.training.worst import Mistake, Worst
 
 FAST = ("--model", "paretune_tiny", "--recipe", "linear", "--epochs", "2", "--batch-size", "8", "--workers", "0",
         "--device", "cpu", "--lr", "0.01")  # fmt: skip

@@ -20,12 +20,12 @@ from paretune.core.target_units import units_of
 from paretune.data import ImageArrays
 from paretune.data.transforms import evaluation
 from paretune.errors import UsageError
-from paretune.train import tasks
-from paretune.train.evaluate import evaluate, score
-from paretune.train.fit import fit
-from paretune.train.metrics import class_scores, figure, label_scores, most_confused, number_scores, told
-from paretune.train.objective import Objective
-from paretune.train.predict import predict
+from paretune.training import tasks
+from paretune.training.evaluate import evaluate, score
+from paretune.training.fit import fit
+from paretune.training.metrics import class_scores, figure, label_scores, most_confused, number_scores, told
+from paretune.training.objective import Objective
+from paretune.training.predict import predict
 
 COLOURS = ("red", "green", "blue")
 SCALE = ("brightness", "x")

@@ -28,15 +28,15 @@ from paretune.data.transforms import evaluation, training
 from paretune.errors import UsageError
 from paretune.measure.live import Live
 from paretune.measure.memory import saved_bytes
-from paretune.train.evaluate import evaluate, score
-from paretune.train.fit import fit
-from paretune.train.log import duration
-from paretune.train.memory import readable
-from paretune.train.metrics import interval, sure
-from paretune.train.order import SeededEpochs
-from paretune.train.predict import predict, predictions
-from paretune.train.runfolder import differences
-from paretune.train.training import scheduler_for
+from paretune.training.evaluate import evaluate, score
+from paretune.training.fit import fit
+from paretune.training.log import duration
+from paretune.training.loop import scheduler_for
+from paretune.training.memory import readable
+from paretune.training.metrics import interval, sure
+from paretune.training.order import SeededEpochs
+from paretune.training.predict import predict, predictions
+from paretune.training.runfolder import differences
 
 SHORT = pt.Schedule(epochs=3, batch_size=8, lr=5e-3, warmup_epochs=1)
 SMALL = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -202,7 +202,7 @@ def rows(*pairs):
     ],
 )
 def test_the_epoch_is_chosen_by_the_score_by_the_loss_or_carefully(choose, epochs, best):
-    from paretune.train.training import Training
+    from paretune.training.loop import Training
 
     training = Training.__new__(Training)
     training.choose, training.chooser, training.validated, training.history = choose, "val_accuracy", 46, []
@@ -224,7 +224,7 @@ def test_intervals_hold_the_shares_that_the_images_cannot_rule_out():
 
 
 def test_it_is_told_early_how_long_the_training_takes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("paretune.train.log.ENOUGH", 0.0)
+    monkeypatch.setattr("paretune.training.log.ENOUGH", 0.0)
     train, val = small_sets(small_model())
     fit(small_model(), train, val, SHORT, tmp_path, device="cpu")
     told = capsys.readouterr().err
@@ -542,7 +542,7 @@ def test_counting_what_is_saved_keeps_nothing_alive():
 
 
 def test_many_classes_have_scores_and_no_matrix():
-    from paretune.train.metrics import MOST_CONFUSED, class_scores
+    from paretune.training.metrics import MOST_CONFUSED, class_scores
 
     for count in (MOST_CONFUSED, 100_000):
         classes = [str(i) for i in range(count)]

@@ -12,8 +12,8 @@ from paretune.config import to_json
 from paretune.data.arrays import ImageArrays
 from paretune.data.transforms import evaluation
 from paretune.methods import Methods, completed
-from paretune.train.evaluate import evaluate
-from paretune.train.trials import Setting, Split, read_three, trial
+from paretune.training.evaluate import evaluate
+from paretune.training.trials import Setting, Split, read_three, trial
 
 QUICK = pt.Schedule(epochs=1, batch_size=8, warmup_epochs=0, lr=3e-3)
 
@@ -43,7 +43,7 @@ def test_a_trial_is_a_run_and_its_test_accuracy_and_is_not_run_again(tmp_path, d
     assert {"adapter_config.json", "record.json", "trial.json"} <= {path.name for path in folder.iterdir()}
     model = pt.load(folder)
     assert evaluate(model, data.test.through(evaluation(model.preprocessing))).accuracy == first.accuracy
-    monkeypatch.setattr("paretune.train.trials.fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr("paretune.training.trials.fit_on", lambda *args, **kwargs: pytest.fail("trained again"))
     assert trial(setting, data, 3, tmp_path) == first
 
 

@@ -121,10 +121,3 @@ def test_the_size_of_images_has_one_name_everywhere():
         pt.adapt("paretune_tiny", [pt.LoRA()], classes=2, image_size=48, img_size=48)
     for verb in (pt.adapt, trained, pt.bench):
         assert "image_size" in inspect.signature(verb).parameters
-
-
-def test_the_room_of_the_same_name_is_still_there():
-    from paretune.train.fit import fit
-
-    assert callable(pt.train)
-    assert pt.train.fit.fit is fit

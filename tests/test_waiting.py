@@ -6,8 +6,8 @@ import time
 import pytest
 from test_train import SHORT, small_model, small_sets
 
-from paretune.train.fit import fit
-from paretune.train.log import Log
+from paretune.training.fit import fit
+from paretune.training.log import Log
 
 
 class Slow:

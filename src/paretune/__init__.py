@@ -9,12 +9,9 @@
 Names are imported on first use: `import paretune` alone is instant, which keeps `paretune --help` quick.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import paretune.train
 from paretune.version import __version__
 
 if TYPE_CHECKING:
@@ -55,13 +52,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
-
-
-class _Room(ModuleType):
-    """The folder `paretune/train`, which has the name of a function: `paretune.train(...)` calls that one."""
-
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        return import_module("paretune.verbs.training").train(*arguments, **settings)
-
-
-sys.modules["paretune.train"].__class__ = _Room

@@ -36,9 +36,9 @@ from paretune.suite.planning import Plan
 from paretune.suite.protocols import Protocol
 from paretune.suite.run import LEDGER, run_here
 from paretune.suite.suites import Source, Suite, read_task
-from paretune.train.device import pick_device
-from paretune.train.log import duration
-from paretune.train.prepare import seen
+from paretune.training.device import pick_device
+from paretune.training.log import duration
+from paretune.training.prepare import seen
 
 TASK = "digits"
 SHOWN, SIDE = 256, 160  # images that are timed; screen pixels that a picture has at least

@@ -14,7 +14,7 @@ from paretune.verbs.training import DEFAULT_MODEL, DEFAULT_SIZE
 if TYPE_CHECKING:
     from paretune.catalogue import Recipe
     from paretune.core.model import Adapted
-    from paretune.train.advice import Advice
+    from paretune.training.advice import Advice
 
 
 def advise(
@@ -35,7 +35,7 @@ def advise(
     """
     from paretune.data.opening import open_splits
     from paretune.data.verify import verify
-    from paretune.train.advice import advise
+    from paretune.training.advice import advise
     from paretune.verbs.recipes import build
 
     report = verify(data)
@@ -54,11 +54,11 @@ def advise(
 
 
 def _say(found: Advice, remarks: list[str], name: str) -> None:
-    from paretune.train.log import duration
-    from paretune.train.memory import readable
+    from paretune.training.log import duration
+    from paretune.training.memory import readable
 
     train, validate = found.images
-    from paretune.train.metrics import figure, word
+    from paretune.training.metrics import figure, word
 
     score = figure(found.metric, found.probe.score)
     sure = "" if found.interval is None else f" ({found.interval[0]:.1%} to {found.interval[1]:.1%})"

@@ -53,7 +53,7 @@ def evaluate(
     def text() -> None:
         _say(found.metrics, split, found.output, found.confused or [])
         if found.calibration is not None:
-            from paretune.train.calibration import told
+            from paretune.training.calibration import told
 
             temperature, *errors = found.calibration
             say(f"{split} {told(temperature, (errors[0], errors[1]))}")
@@ -68,7 +68,7 @@ def evaluate(
 
 
 def _say(metrics, split: str, output: str, pairs: list[tuple[str, str, int]]) -> None:
-    from paretune.train.metrics import figure, sure, told, word
+    from paretune.training.metrics import figure, sure, told, word
 
     names = list(next(iter(metrics.per_class.values())))
     rows = [(name, *(figure(key, row[key]) for key in names)) for name, row in metrics.per_class.items()]

@@ -48,7 +48,7 @@ def predict(
     A folder stands for all images below it. An image that cannot be read gets an error instead of an answer; only if
     none can be read, the exit code is 2. With --out, --json prints the file and how many images it is about.
     """  # fmt: skip
-    from paretune.train.answers import entry, line
+    from paretune.training.answers import entry, line
     from paretune.verbs.predicting import Job
 
     job = Job(run, images, out, top, batch_size, workers, device, overwrite, checkpoint)

@@ -40,7 +40,7 @@ def show(
         raise UsageError(f"--out {out}: the picture is a PNG, name a file that ends in .png")
     from paretune.files import written
     from paretune.show.panels import panels, picture_of
-    from paretune.train.device import pick_device
+    from paretune.training.device import pick_device
 
     where = pick_device(device)
     adapted = _model(model, recipe, set_, image_size, pretrained, checkpoint)

@@ -171,7 +171,7 @@ def _left(out: Path) -> str:
 
 
 def _say(result) -> None:
-    from paretune.train.metrics import sure
+    from paretune.training.metrics import sure
 
     images = result.record["data"]["val"]["images"]
     say(

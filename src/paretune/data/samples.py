@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Samples(Protocol):
     """Pairs (input of a model, target) by number, and the names of the outputs: enough to train and to evaluate.
 
-    `task`, `targets` (of all samples) and `describe()` are used if a data set has them: see `train.fit`.
+    `task`, `targets` (of all samples) and `describe()` are used if a data set has them: see `training.fit`.
     """
 
     @property

@@ -15,7 +15,7 @@ from paretune.data.preprocess import prepared
 from paretune.deploy.description import Description
 from paretune.deploy.runtimes import artefact_file, in_batches, open_runtime
 from paretune.errors import UsageError
-from paretune.train.answers import Answer, check_finite, check_top, chosen
+from paretune.training.answers import Answer, check_finite, check_top, chosen
 
 Picture = str | Path | np.ndarray | Image.Image
 

@@ -34,7 +34,7 @@ from paretune.folding import merge
 from paretune.machine import environment
 from paretune.measure.cost import cost
 from paretune.methods import Methods
-from paretune.train.predict import names_of
+from paretune.training.predict import names_of
 from paretune.version import __version__
 
 DTYPES = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8"), "torch": ("fp32", "bf16")}

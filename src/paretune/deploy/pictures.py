@@ -17,7 +17,7 @@ from paretune.data.preprocess import prepared
 from paretune.deploy.parity import Pictures
 from paretune.errors import UsageError, plain
 from paretune.schema import read
-from paretune.train.runfolder import RECORD
+from paretune.training.runfolder import RECORD
 
 CHECK, CALIBRATE = 64, 32
 DRAWN = "drawn by paretune, because nothing else was at hand: they say little about photographs"

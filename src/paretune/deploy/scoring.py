@@ -1,4 +1,4 @@
-"""Score an artefact on labelled images, without torch. `train.evaluate` does the same for a model in torch."""
+"""Score an artefact on labelled images, without torch. `training.evaluate` does the same for a model in torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from paretune.data.samples import ImageSet
 from paretune.deploy.artefact import Artefact
 from paretune.errors import UsageError
-from paretune.train.metrics import Metrics, Scores, class_scores, label_scores, number_scores
+from paretune.training.metrics import Metrics, Scores, class_scores, label_scores, number_scores
 
 OUTPUTS = {"multiclass": "class", "multilabel": "label", "regression": "number"}
 MAIN = {"multiclass": "accuracy", "multilabel": "mean_average_precision", "regression": "r2"}
@@ -53,7 +53,7 @@ def _scores(task: str, outputs: np.ndarray, targets: np.ndarray, names: list[str
 
 
 def losses(artefact: Artefact, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The loss of every image (n,), as `train.tasks` defines it: cross-entropy, binary cross-entropy, smooth L1."""
+    """The loss of every image (n,), as `training.tasks` defines it: cross-entropy, binary cross-entropy, smooth L1."""
     wide = outputs.astype(np.float64)
     if artefact.task == "multiclass":
         most = wide.max(1)

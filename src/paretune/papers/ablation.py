@@ -23,7 +23,7 @@ from paretune.suite.planning import Plan, described
 from paretune.suite.protocols import Protocol
 from paretune.suite.run import LEDGER, run_here
 from paretune.suite.suites import Source, Suite
-from paretune.train.trials import Split, read_three
+from paretune.training.trials import Split, read_three
 
 DIGITS = "digits"
 

@@ -26,7 +26,7 @@ The authors' teacher is a second model, trained and frozen. Here the teacher is 
 because the frozen backbone alone has no head for new classes, and a copy would double the memory. So the teacher
 changes while adapters and head are trained. It costs one forward pass in evaluation mode without a gradient; if both
 weights are 0, this pass is left out. Your own training loop can get the losses from
-`paretune.train.objective.Objective`.
+`paretune.training.objective.Objective`.
 """
 
 from __future__ import annotations

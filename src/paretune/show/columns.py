@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from paretune.counts import mac_unit
-from paretune.train.log import duration
+from paretune.training.log import duration
 
 
 @dataclass(frozen=True)

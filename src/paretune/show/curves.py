@@ -14,8 +14,8 @@ import numpy as np
 from paretune.show.charts import LOGARITHMIC, Axis, Tick, padded, polyline
 from paretune.show.columns import COLUMNS, SCORES, percent
 from paretune.show.rows import Row, Source
-from paretune.train.log import duration
-from paretune.train.metrics import interval
+from paretune.training.log import duration
+from paretune.training.metrics import interval
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 28, 26  # margins around the plot

@@ -14,9 +14,9 @@ from paretune.methods import Methods
 from paretune.schema import read
 from paretune.show.columns import SCORES
 from paretune.show.rows import Row, Source, identity, machine, named
-from paretune.train.log import duration
-from paretune.train.metrics import interval
-from paretune.train.runfolder import RECORD
+from paretune.training.log import duration
+from paretune.training.metrics import interval
+from paretune.training.runfolder import RECORD
 
 # Of the record, in this order: what is settled beside recipe, data and schedule, as it is called in the report.
 SETTLED = {

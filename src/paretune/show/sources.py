@@ -24,7 +24,7 @@ from paretune.schema import parse, read_text, verify
 from paretune.show.rows import Row, Source, costs, identity, known, machine
 from paretune.show.runs import read_run
 from paretune.timing.result import check_version
-from paretune.train.metrics import interval
+from paretune.training.metrics import interval
 
 AGAIN = "write it again"
 

@@ -11,7 +11,7 @@ from PIL import Image
 from paretune.errors import UsageError, plain, printable
 from paretune.files import written
 from paretune.show.sheet import GROUND, sheet
-from paretune.train.worst import Mistake
+from paretune.training.worst import Mistake
 
 SIDE = 160  # screen pixels of the square that a picture is fitted into
 WIDEST = 10  # pictures in a row

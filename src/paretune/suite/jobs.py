@@ -12,7 +12,7 @@ from paretune.catalogue import Recipe
 from paretune.errors import Diverged
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
-from paretune.train.trials import Setting, Split, Trial, trial, trial_folder
+from paretune.training.trials import Setting, Split, Trial, trial, trial_folder
 
 
 @dataclass(frozen=True)

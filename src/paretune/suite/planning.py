@@ -23,9 +23,9 @@ from paretune.plan import adapt
 from paretune.suite.jobs import Job
 from paretune.suite.protocols import Protocol
 from paretune.suite.suites import Suite
-from paretune.train.device import pick_device
-from paretune.train.prepare import size_option
-from paretune.train.trials import Trial
+from paretune.training.device import pick_device
+from paretune.training.prepare import size_option
+from paretune.training.trials import Trial
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from statistics import fmean
 from time import monotonic
 
 from paretune.suite.jobs import Job
-from paretune.train.trials import Trial
+from paretune.training.trials import Trial
 
 
 class Progress:

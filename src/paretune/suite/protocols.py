@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from paretune.catalogue import Recipe, Schedule
 from paretune.errors import unknown
-from paretune.train.training import Choice
+from paretune.training.loop import Choice
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Protocol:
     tuning_seeds: a candidate's score is its mean over training runs with these seeds
     by: a candidate's score on val200: "accuracy", or "loss". By loss, rates within one standard error of the lowest
         are equally good, and the middle of the longest run of good rates is chosen
-    choose: how the epoch is chosen, as in `train.fit`
+    choose: how the epoch is chosen, as in `training.fit`
     preprocessing: entries that replace the backbone's own, such as mean and std
     """
 

@@ -1,6 +1,6 @@
 """Tune, train and test every recipe on every task under one protocol. Each result is a row of the ledger.
 
-OUT/<task>/<recipe>/lr<lr>/seed<seed>/     one training, see train/trials.py: a finished one is not repeated
+OUT/<task>/<recipe>/lr<lr>/seed<seed>/     one training, see training/trials.py: a finished one is not repeated
 OUT/ledger.jsonl                           a row per recipe, task and seed, written when its test is done
 """
 

@@ -23,7 +23,7 @@ from paretune.timing.contestants import rival as against
 from paretune.timing.models import DTYPES, TIMM, Terms
 from paretune.timing.result import Bench
 from paretune.timing.session import Session
-from paretune.train.device import pick_device
+from paretune.training.device import pick_device
 
 MOST = 10**6  # images in a batch, rounds
 

@@ -29,7 +29,7 @@ from paretune.methods import Methods
 from paretune.named_backbone import obtain
 from paretune.plan import adapt
 from paretune.timing.contestants import RIVALS, Contestant
-from paretune.train.objective import Objective
+from paretune.training.objective import Objective
 
 TIMM = "timm"
 CLASSES = 100

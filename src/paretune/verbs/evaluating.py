@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paretune.errors import UsageError
 
 if TYPE_CHECKING:
-    from paretune.train.metrics import Metrics
+    from paretune.training.metrics import Metrics
 
 _WORST = {"multiclass": "wrong answers that the model is surest of", "regression": "largest errors"}
 
@@ -20,7 +20,7 @@ class Evaluation:
     """What `evaluate` found.
 
     split, task: of the images, and what was asked of them; output: what an output of the model is called
-    metrics: scores overall and per class, label or number, loss, confusion, times; see `train.metrics.Metrics`
+    metrics: scores overall and per class, label or number, loss, confusion, times; see `training.metrics.Metrics`
     interval: of the accuracy, 95 %, shares of 0 to 1; None if the task has no accuracy
     confused [(class, answer, images)]: the most frequent confusions; mistakes: {path, name and more} of the worst
     images; both only if `worst` was asked for
@@ -95,11 +95,11 @@ def evaluate(
     from paretune.checkpoint import load
     from paretune.data.task import known_task
     from paretune.data.transforms import evaluation
-    from paretune.train.calibration import Errors
-    from paretune.train.evaluate import evaluate, known_split
-    from paretune.train.metrics import interval, most_confused
-    from paretune.train.tasks import kind_of
-    from paretune.train.worst import Worst
+    from paretune.training.calibration import Errors
+    from paretune.training.evaluate import evaluate, known_split
+    from paretune.training.metrics import interval, most_confused
+    from paretune.training.tasks import kind_of
+    from paretune.training.worst import Worst
 
     confusion, sheet = (None if path is None else Path(path) for path in (confusion, sheet))
     model = load(run, checkpoint=checkpoint)
@@ -143,7 +143,7 @@ def _artefact(
     from paretune.data.task import known_task
     from paretune.deploy.artefact import Artefact
     from paretune.deploy.scoring import OUTPUTS, score
-    from paretune.train.metrics import interval
+    from paretune.training.metrics import interval
 
     if wrong := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"an artefact has no {', '.join(wrong)}: evaluate the run that it was exported from")
@@ -166,7 +166,7 @@ def _artefact(
 
 def _check(task: str, classes: int, confusion: Path | None, worst: int, sheet: Path | None) -> None:
     """Refuse impossible options before anything is computed."""
-    from paretune.train.metrics import MOST_CONFUSED
+    from paretune.training.metrics import MOST_CONFUSED
 
     if task != "multiclass" and confusion is not None:
         raise UsageError(f"the model's task is {task}, which has no confusions of classes: leave out --confusion")
@@ -189,7 +189,7 @@ def _check(task: str, classes: int, confusion: Path | None, worst: int, sheet: P
 
 def _draw(metrics: Metrics, split: str, path: Path) -> Path:
     from paretune.show.confusion import draw_confusion
-    from paretune.train.metrics import told
+    from paretune.training.metrics import told
 
     title = f"{split}: {told('accuracy', metrics.accuracy)}, {metrics.images:,} images"
     assert metrics.confusion is not None, "checked before"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from paretune.errors import UsageError
 
 if TYPE_CHECKING:
-    from paretune.train.answers import Answer
+    from paretune.training.answers import Answer
 
 Show = Callable[[int], object]
 """Is told how many images are done."""
@@ -49,7 +49,7 @@ def predict(
     Raises:
         UsageError: no such run or images; an `out` that is in use; not one image that can be read.
     """
-    from paretune.train.answers import entry
+    from paretune.training.answers import entry
 
     job = Job(run, images, out, top, batch_size, workers, device, overwrite, checkpoint)
     if out is not None:
@@ -88,7 +88,7 @@ class _Run:
 
     def __init__(self, run: Path, workers: int, device: str, checkpoint: str | Path | None):
         from paretune.checkpoint import CONFIG, TENSORS, load
-        from paretune.train.predict import names_of
+        from paretune.training.predict import names_of
 
         model = load(run, checkpoint=checkpoint)
         self.model, self.workers, self.device, self.task, self.classes = (
@@ -101,7 +101,7 @@ class _Run:
         self.files = [run / CONFIG, run / TENSORS]
 
     def predictions(self, pictures: Iterable[str], top: int | None, batch_size: int) -> Iterator[Answer]:
-        from paretune.train.predict import predictions
+        from paretune.training.predict import predictions
 
         return predictions(self.model, pictures, top, batch_size, self.device, self.workers)
 
@@ -135,7 +135,7 @@ class Job:
         checkpoint: str | Path | None,
     ):
         from paretune.data.pictures import Pictures
-        from paretune.train.predicted import check_out
+        from paretune.training.predicted import check_out
 
         self.out = None if out is None else Path(out)
         if self.out is not None:
@@ -169,8 +169,8 @@ class Job:
         further: Callable[[int], object] = lambda done: None,
     ) -> dict[str, Any]:
         """Write the rows of `out`, and return `value`; `further` is told how many an interrupted call has written."""
-        from paretune.train.answers import Table
-        from paretune.train.predicted import write_predictions
+        from paretune.training.answers import Table
+        from paretune.training.predicted import write_predictions
 
         def go_on(images: Iterator[str], done: int, unreadable: int) -> Iterator[Answer]:
             self.before, self.done, self.unreadable = done, done, unreadable

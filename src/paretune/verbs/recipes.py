@@ -9,7 +9,7 @@ from paretune.catalogue import Recipe, recipe
 from paretune.core import anatomy
 from paretune.core.model import Adapted
 from paretune.data.task import Task
-from paretune.train.prepare import built, size_option
+from paretune.training.prepare import built, size_option
 from paretune.verbs.overrides import override
 
 

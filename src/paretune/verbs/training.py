@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from paretune.catalogue import Recipe
     from paretune.core.model import Adapted
     from paretune.data.splitting import Splits
-    from paretune.train.automatic import Build, Choice
-    from paretune.train.fit import Result
-    from paretune.train.minutes import Planner
+    from paretune.training.automatic import Build, Choice
+    from paretune.training.fit import Result
+    from paretune.training.minutes import Planner
 
 Say = Callable[[str], None]
 
@@ -95,8 +95,8 @@ def train(
     started = perf_counter()
     from paretune.data.opening import open_splits
     from paretune.data.task import known_task
-    from paretune.train.minutes import Planner
-    from paretune.train.prepare import fit_on
+    from paretune.training.minutes import Planner
+    from paretune.training.prepare import fit_on
     from paretune.verbs.recipes import build, chosen_recipe, lost, with_schedule
 
     say = (lambda line: None) if quiet else tell or _on_stderr
@@ -145,7 +145,7 @@ def train(
 
 def _begun(out: Path, resume: bool, overwrite: bool) -> dict[str, Any]:
     """The settings of the interrupted run; none of a new one. A folder in use is refused before anything is timed."""
-    from paretune.train.runfolder import RunFolder
+    from paretune.training.runfolder import RunFolder
 
     folder = RunFolder(out, {})
     if resume and not overwrite:
@@ -158,7 +158,7 @@ def _search(
     make: Build, images: Splits, settings: dict[str, Any], begun: dict[str, Any], planner: Planner | None, say: Say
 ) -> Choice:
     """What to train: the choice of an interrupted run, or of a new search if there is time for one."""
-    from paretune.train.automatic import Choice, choose, unsearched
+    from paretune.training.automatic import Choice, choose, unsearched
 
     if "chosen" in begun:
         return Choice.from_json(begun["chosen"])
@@ -174,7 +174,7 @@ def _search(
 
 def _planned(planner: Planner, chosen: Recipe, begun: dict[str, Any], say: Say) -> tuple[Recipe, dict[str, Any]]:
     """The recipe as it fits into the time, and the plan; that of an interrupted run if there is one."""
-    from paretune.train.minutes import Plan
+    from paretune.training.minutes import Plan
 
     if "plan" in begun:
         plan = Plan(**begun["plan"])

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from paretune.train.metrics import told
+from paretune.training.metrics import told
 
 ENOUGH = 3.0  # seconds of training after which the whole time can be told
 

@@ -15,16 +15,16 @@ from paretune.core.memory import known
 from paretune.core.model import Adapted
 from paretune.data.samples import Samples
 from paretune.machine import environment
-from paretune.train.calibration import LEAST
-from paretune.train.calibration import told as told_temperature
-from paretune.train.checks import check, check_choice
-from paretune.train.log import Log, duration
-from paretune.train.memory import keeping
-from paretune.train.precision import accelerator_for, faster, resumed
-from paretune.train.record import describe
-from paretune.train.runfolder import EPOCH, LOGS, RunFolder
-from paretune.train.speed import AUTO, told
-from paretune.train.training import Choice, Training
+from paretune.training.calibration import LEAST
+from paretune.training.calibration import told as told_temperature
+from paretune.training.checks import check, check_choice
+from paretune.training.log import Log, duration
+from paretune.training.loop import Choice, Training
+from paretune.training.memory import keeping
+from paretune.training.precision import accelerator_for, faster, resumed
+from paretune.training.record import describe
+from paretune.training.runfolder import EPOCH, LOGS, RunFolder
+from paretune.training.speed import AUTO, told
 
 
 @dataclass(frozen=True)

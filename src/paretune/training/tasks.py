@@ -25,7 +25,7 @@ from paretune.core.target_units import units_of
 from paretune.data.samples import Samples
 from paretune.data.task import Task
 from paretune.errors import UsageError
-from paretune.train.metrics import Scores, class_scores, label_scores, number_scores
+from paretune.training.metrics import Scores, class_scores, label_scores, number_scores
 
 PLAIN: Task = "multiclass"  # of models and data sets that do not say
 POS_WEIGHTS = (0.01, 100.0)

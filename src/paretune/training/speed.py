@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from paretune.core.model import Adapted
-from paretune.train.prefix import Prefixed
+from paretune.training.prefix import Prefixed
 
 COPIES, STEPS = 8, 3  # images of a timed step, and how many are timed after one that warms up
 ROUNDS, ENOUGH = 7, 1.5  # of two precisions in turn, at most; no further measurement after so many seconds

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from paretune.errors import UsageError, plain
 from paretune.files import written
-from paretune.train.answers import Answer, Csv, JsonLines, Table
-from paretune.train.growing import Growing, growing
+from paretune.training.answers import Answer, Csv, JsonLines, Table
+from paretune.training.growing import Growing, growing
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
 ROWS = 4096  # of a Parquet file that are in memory at once

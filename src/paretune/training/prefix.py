@@ -32,9 +32,9 @@ from paretune.data.dataset import Images
 from paretune.data.samples import Samples, for_torch
 from paretune.machine import environment
 from paretune.measure.counting import dry_run
-from paretune.train.kept import Frame, KeptTokens, filled, forget, shapes
-from paretune.train.memory import readable
-from paretune.train.record import describe
+from paretune.training.kept import Frame, KeptTokens, filled, forget, shapes
+from paretune.training.memory import readable
+from paretune.training.record import describe
 
 KEPT = "computed once and kept: "
 RANDOM = "the training images are random; with augment none, and no mixup and cutmix, they would be kept"

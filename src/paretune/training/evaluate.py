@@ -19,10 +19,10 @@ from paretune.data.samples import Samples, for_torch
 from paretune.data.task import Task
 from paretune.errors import Diverged, UsageError
 from paretune.schema import read
-from paretune.train.device import pick_device
-from paretune.train.metrics import Metrics
-from paretune.train.runfolder import RECORD, SETTINGS, STATE
-from paretune.train.tasks import check_task, kind_of
+from paretune.training.device import pick_device
+from paretune.training.metrics import Metrics
+from paretune.training.runfolder import RECORD, SETTINGS, STATE
+from paretune.training.tasks import check_task, kind_of
 
 Watch = Callable[[Tensor, Tensor], object]
 """Is called with the outputs and targets of every batch, on the CPU."""

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from paretune.data.images import UnreadableImage, open_image
 from paretune.data.transforms import evaluation
-from paretune.train.answers import Answer, check_finite, check_top, chosen
-from paretune.train.device import pick_device
-from paretune.train.tasks import kind_of
+from paretune.training.answers import Answer, check_finite, check_top, chosen
+from paretune.training.device import pick_device
+from paretune.training.tasks import kind_of
 
 Prediction = tuple[str, list[tuple[str, float]]]  # path, [(class, probability), ...] from likely to unlikely
 

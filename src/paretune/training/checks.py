@@ -9,8 +9,8 @@ from paretune.config import choice_problems, type_problems
 from paretune.core.model import Adapted
 from paretune.data.samples import Samples
 from paretune.errors import UsageError, quoted, refuse, unknown
-from paretune.train import tasks
-from paretune.train.training import Choice
+from paretune.training import tasks
+from paretune.training.loop import Choice
 
 PRECISIONS = ("no", "bf16", "fp16", "auto")
 MOST = 10**6  # epochs, images in a batch...

@@ -21,11 +21,11 @@ from paretune.files import locked, write_json
 from paretune.methods import Methods
 from paretune.pretrained import weights_file
 from paretune.schema import read
-from paretune.train.evaluate import evaluate
-from paretune.train.prepare import built, fit_on, seen, size_option
-from paretune.train.runfolder import comparable, completed, differences
-from paretune.train.tasks import task_of
-from paretune.train.training import Choice
+from paretune.training.evaluate import evaluate
+from paretune.training.loop import Choice
+from paretune.training.prepare import built, fit_on, seen, size_option
+from paretune.training.runfolder import comparable, completed, differences
+from paretune.training.tasks import task_of
 
 TRIAL, LOCK = "trial.json", ".trial.lock"
 

@@ -15,7 +15,7 @@ from paretune.data.task import Task
 from paretune.data.transforms import evaluation, framing, training
 from paretune.methods import Methods
 from paretune.plan import adapt
-from paretune.train.fit import Result, fit
+from paretune.training.fit import Result, fit
 
 
 def built(

@@ -22,7 +22,7 @@ from paretune.catalogue import Recipe, Schedule, recipe
 from paretune.core.model import Adapted
 from paretune.data.samples import ImageSet
 from paretune.errors import Diverged
-from paretune.train.prepare import fit_on
+from paretune.training.prepare import fit_on
 
 FEW, PART = 100, 320  # images: fewer train a head alone; so many at most try out adapters
 LATE, LAST = "sparse-tuning-vtab", 4  # the adapters that are tried, and in how many blocks

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from paretune.core.tokens import Tokens
 from paretune.data.samples import Samples
 from paretune.files import cache_folder, locked, remove_folder, whole
-from paretune.train.tasks import targets_of, task_of
+from paretune.training.tasks import targets_of, task_of
 
 MOST = 20 * 10**9  # bytes of all that is kept on the disk; the longest unused goes first
 

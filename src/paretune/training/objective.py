@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from paretune.core.method import Run
 from paretune.core.model import Adapted
 from paretune.core.reduction import full_precision, widened
-from paretune.train.tasks import kind_of
+from paretune.training.tasks import kind_of
 
 
 class Objective(nn.Module):

@@ -25,11 +25,11 @@ from paretune.data.samples import ImageSet
 from paretune.data.splitting import Splits
 from paretune.data.transforms import CROPPING, framing, training
 from paretune.errors import UsageError
-from paretune.train import automatic
-from paretune.train.device import pick_device
-from paretune.train.log import duration
-from paretune.train.prefix import frozen_blocks
-from paretune.train.speed import Timed
+from paretune.training import automatic
+from paretune.training.device import pick_device
+from paretune.training.log import duration
+from paretune.training.prefix import frozen_blocks
+from paretune.training.speed import Timed
 
 AIM = 0.85  # of the time is planned for; the rest is for what no measurement foresees
 ENOUGH = 5  # epochs: rather later blocks than fewer ones

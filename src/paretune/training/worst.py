@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from paretune.core.target_units import units_of
-from paretune.train.tasks import kind_of
+from paretune.training.tasks import kind_of
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Mistake:
 
 
 class Worst:
-    """Collects the `count` worst mistakes; `add` is the `watch` of `train.evaluate.evaluate`."""
+    """Collects the `count` worst mistakes; `add` is the `watch` of `training.evaluate.evaluate`."""
 
     def __init__(self, model, count: int):
         self.count, self.names, self.seen, self.read = count, model.classes, 0, kind_of(model).read

@@ -20,17 +20,17 @@ from paretune.core.model import Adapted
 from paretune.data.samples import Samples, for_torch
 from paretune.errors import Diverged, UsageError
 from paretune.tensorfile import check_finite
-from paretune.train import tasks
-from paretune.train.calibration import Logits
-from paretune.train.evaluate import score
-from paretune.train.log import Log
-from paretune.train.memory import process_bytes, readable
-from paretune.train.metrics import interval
-from paretune.train.mixing import mixing
-from paretune.train.objective import Objective
-from paretune.train.order import SeededEpochs, mixed
-from paretune.train.prefix import Follow, Passes, Prefixed, remembered
-from paretune.train.runfolder import OVERWRITE, EpochState
+from paretune.training import tasks
+from paretune.training.calibration import Logits
+from paretune.training.evaluate import score
+from paretune.training.log import Log
+from paretune.training.memory import process_bytes, readable
+from paretune.training.metrics import interval
+from paretune.training.mixing import mixing
+from paretune.training.objective import Objective
+from paretune.training.order import SeededEpochs, mixed
+from paretune.training.prefix import Follow, Passes, Prefixed, remembered
+from paretune.training.runfolder import OVERWRITE, EpochState
 
 Choice = Literal["score", "careful", "loss"]
 SMALLER = "use a smaller learning rate; the epochs before it are kept"

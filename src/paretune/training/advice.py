@@ -11,14 +11,14 @@ from paretune.catalogue import Recipe, recipe
 from paretune.data.samples import ImageSet
 from paretune.measure.cost import cost
 from paretune.measure.memory import saved_bytes, tensor_bytes
-from paretune.train.automatic import BATCH as SIZE
-from paretune.train.automatic import EPOCHS, FEW, LAST, LATE, Build, Search, Try
-from paretune.train.device import pick_device
-from paretune.train.metrics import interval
-from paretune.train.prefix import frozen_blocks
-from paretune.train.prepare import seen
-from paretune.train.speed import Timed
-from paretune.train.tasks import kind_of
+from paretune.training.automatic import BATCH as SIZE
+from paretune.training.automatic import EPOCHS, FEW, LAST, LATE, Build, Search, Try
+from paretune.training.device import pick_device
+from paretune.training.metrics import interval
+from paretune.training.prefix import frozen_blocks
+from paretune.training.prepare import seen
+from paretune.training.speed import Timed
+from paretune.training.tasks import kind_of
 
 FLOAT_BYTES, COPIES = 4, 4  # of a trained number: its gradient, two moments of AdamW, the best epoch
 STEEP = 0.95  # a loss that falls below this share with twice the images is still falling

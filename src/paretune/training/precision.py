@@ -15,11 +15,11 @@ from paretune.core.model import Adapted
 from paretune.data.cache import is_still
 from paretune.data.samples import Samples
 from paretune.errors import UsageError
-from paretune.train.device import pick_device
-from paretune.train.memory import keeping
-from paretune.train.prefix import frozen_blocks
-from paretune.train.runfolder import RunFolder
-from paretune.train.speed import measured_precision
+from paretune.training.device import pick_device
+from paretune.training.memory import keeping
+from paretune.training.prefix import frozen_blocks
+from paretune.training.runfolder import RunFolder
+from paretune.training.speed import measured_precision
 
 
 def resumed(out: str | Path, resume: bool, overwrite: bool) -> tuple[str, dict | None] | None:
