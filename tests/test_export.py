@@ -107,6 +107,7 @@ def test_any_number_of_images_is_fine(reduced, onnx_file):
         artefact.predict([np.zeros((8, 8), np.uint8)])
 
 
+@pytest.mark.slow
 def test_it_runs_without_torch(onnx_file, photos, tmp_path):
     script = (
         "import sys, json\n"
@@ -182,6 +183,7 @@ def test_openvino_has_8_bits_too(reduced, photos, tmp_path):
     assert report.rows[0].agreement >= 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_other_tasks(task, photos, tmp_path):
     model = trained(task, [pt.AdaptFormer(width=8)], pt.ToMe(r=4))
@@ -193,6 +195,7 @@ def test_other_tasks(task, photos, tmp_path):
     near(Artefact(tmp_path / "out").predict(sorted(photos.iterdir())), answers(model, photos))
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_takes_any_number_of_images(photos, tmp_path):
     model = trained(reducer=pt.FPET(block=4))
     export(model, tmp_path / "out", pictures_for(model, images=[photos], check=9), batch=(4, 4), rounds=0)
@@ -209,6 +212,7 @@ def test_adapters_of_one_bit_leave_too(photos, tmp_path):
     near(Artefact(tmp_path / "out").predict(sorted(photos.iterdir())), answers(model, photos))
 
 
+@pytest.mark.slow
 def test_calibrated_probabilities_stay_calibrated(photos, tmp_path):
     model = trained()
     model.temperature = 2.5
@@ -369,6 +373,7 @@ def test_operations_that_go_wrong_are_named(node, target, said, tmp_path):
         assert lint(tmp_path / "bad.onnx") == []
 
 
+@pytest.mark.slow
 def test_a_failed_artefact_says_so(reduced, photos, tmp_path, monkeypatch):
     monkeypatch.setitem(parity.LIMITS, "fp32", (1e-30, 1.0))
     held = pictures_for(reduced, images=[photos], check=4)
@@ -499,6 +504,7 @@ def test_a_run_leaves_by_one_command(run_folder, tmp_path):
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_predict_and_eval_of_an_artefact_need_no_torch(run_folder, onnx_file, photos):
     script = "import sys\nfrom paretune.cli.main import app\ntry:\n    app(sys.argv[1:])\nexcept SystemExit as end:\n"
     script += "    assert not end.code, end.code\nassert 'torch' not in sys.modules, 'torch was imported'\n"
@@ -522,6 +528,7 @@ def test_wrong_use_of_the_command(run_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_exit_code_1(run_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(parity.LIMITS, "fp32", (1e-30, 1.0))
     done = cli("export", run_folder / "run", "--to", "onnx", "--out", tmp_path / "out", "--rounds", 0, "--check", 4)
@@ -532,6 +539,7 @@ def test_a_failed_check_is_exit_code_1(run_folder, tmp_path, monkeypatch):
         assert cli("predict", tmp_path / "out", sorted(Path(run_folder / "data/val/left").iterdir())[0]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_tritons_own_reader_takes_the_config(run_folder, tmp_path):
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2

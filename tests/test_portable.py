@@ -60,6 +60,11 @@ DIAGONAL = list(zip(ANATOMIES, turns(ROWS), turns(COLUMNS), strict=True))
 FIRST = max(len(ROWS), len(COLUMNS))
 EVERY = [(anatomy, "LoRA", column) for anatomy in ANATOMIES for column in COLUMNS]
 EVERY += [("dinov3", row, column) for row in ROWS for column in COLUMNS]
+SIX = ("vit", "deit_distilled", "dinov2_registers", "siglip", "eva02", "grouped_queries")
+EVERY += [
+    (anatomy, row, column) for anatomy in SIX for row in ("VPT", "DenseAdapter", "few bits") for column in COLUMNS
+]
+EVERY = list(dict.fromkeys(EVERY))
 
 
 def test_the_diagonal_holds_every_method_and_every_backbone():
