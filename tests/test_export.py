@@ -75,7 +75,7 @@ def answers(model, photos):
 def near(found, wanted):
     assert [[name for name, _ in one] for one in found] == [[name for name, _ in one] for one in wanted]
     values, others = ([p for one in side for _, p in one] for side in (found, wanted))
-    assert np.allclose(values, others, atol=1e-5)
+    assert np.allclose(values, others, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ one artefact is enough
@@ -149,7 +149,9 @@ def test_other_runtimes_and_numbers(reduced, photos, tmp_path, to, dtype):
     report = export(
         reduced, tmp_path / "out", pictures_for(reduced, images=[photos], check=20), to=to, dtype=dtype, rounds=0
     )
-    found = Artefact(tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few bits may fail on a head that nobody trained
+        found = Artefact(tmp_path / "out")
     assert found.description.dtype == dtype
     assert found.description.runtime == to
     wanted = answers(reduced, photos)
@@ -174,19 +176,20 @@ def test_openvino_computes_in_the_numbers_that_were_asked_for(reduced, photos, t
 
 
 @pytest.mark.slow
-def test_openvino_has_8_bits_too(reduced, photos, tmp_path):
+def test_openvino_has_8_bits_too(reduced, photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(parity.LIMITS, "int8", (None, 0.75))  # the first try is enough
     report = export(reduced, tmp_path / "out", pictures_for(reduced, images=[photos], check=12), to="openvino",
                     dtype="int8", rounds=0)  # fmt: skip
     assert report.facts.kept_fp32
     assert report.sensitivities
-    assert (tmp_path / "out" / "model.bin").stat().st_size < 0.8 * 4 * sum(p.numel() for p in reduced.parameters())
-    assert report.rows[0].agreement >= 0.75
+    assert (tmp_path / "out" / "model.bin").stat().st_size < 0.6 * 4 * sum(p.numel() for p in reduced.parameters())
+    assert report.verdict == "passed", report.failures
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["multilabel", "regression"])
 def test_other_tasks(task, photos, tmp_path):
-    model = trained(task, [pt.AdaptFormer(width=8)], pt.ToMe(r=4))
+    model = trained(task, [pt.AdaptFormer(width=8)], pt.FPET(block=4))
     if task == "regression":
         from paretune.core.target_units import units_of
 
@@ -197,7 +200,7 @@ def test_other_tasks(task, photos, tmp_path):
 
 @pytest.mark.slow
 def test_a_fixed_batch_takes_any_number_of_images(photos, tmp_path):
-    model = trained(reducer=pt.FPET(block=4))
+    model = trained(reducer=pt.EViT(keep=0.5, blocks=(3,)))
     export(model, tmp_path / "out", pictures_for(model, images=[photos], check=9), batch=(4, 4), rounds=0)
     assert lint(tmp_path / "out" / "model.onnx") == [] or "baked in" in lint(tmp_path / "out" / "model.onnx")[0]
     near(Artefact(tmp_path / "out").predict(sorted(photos.iterdir())[:6]), answers(model, photos)[:6])

@@ -198,6 +198,7 @@ def test_processes_find_what_one_process_finds(plan, ledger, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_suites_in_one_folder_train_everything_once_and_keep_both_results(plan, tmp_path):
     untuned = replace(QUICK, factors=(1.0,))
     first = replace(plan, suite=plan.suite.only(["day"]), recipes=plan.recipes[:1], protocol=untuned, seeds=(0,))

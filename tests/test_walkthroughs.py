@@ -22,6 +22,7 @@ def run(line):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("page", "before", "blocks", "last"),
     [("training", [], 5, "expected calibration error"), ("export", [TRAIN], 9, "saved in")],

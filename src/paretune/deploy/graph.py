@@ -28,9 +28,10 @@ class Traced(nn.Module):
     def __init__(self, model: Adapted, reduced: bool = True):
         super().__init__()
         self.model, self.reduced = model, reduced
+        self.number = next(model.parameters()).dtype
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        run = self.model.run(images, self.reduced)
+        run = self.model.run(images.to(self.number), self.reduced)
         return run.logits.float(), run.tokens.groups()
 
 
@@ -40,9 +41,8 @@ def program(model: Adapted, batch: tuple[int, int], reduced: bool = True) -> Exp
     reduced=False leaves the reducer out. Raises UsageError for models whose shapes depend on the data.
     """
     least, most = batch
-    device = next(model.parameters())
     examples = least if least == most else min(max(2, least), most)
-    images = torch.zeros(examples, *model.preprocessing["input_size"], dtype=device.dtype)
+    images = torch.zeros(examples, *model.preprocessing["input_size"])
     dims = None if least == most else ({0: Dim("batch", min=least, max=most)},)
     traced = Traced(model, reduced).eval()
     try:
