@@ -141,6 +141,20 @@ def test_the_report_says_what_was_checked(onnx_file):
     assert (report["verdict"], report["failures"], report["precision"]) == ("passed", [], "float")
 
 
+def test_a_report_shows_what_was_checked(onnx_file):
+    from paretune.show.report import report
+
+    page = report([onnx_file.parent / "export.json"])
+    for told in (
+        "onnx fp32",
+        "same answers",
+        "100.00 %",
+        "passed, on 20 pictures of --images",
+        "the runtime says float",
+    ):
+        assert told in page, told
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "dtype"), [("openvino", "fp32"), ("torch", "fp32"), ("torch", "bf16"), ("onnx", "int8")]

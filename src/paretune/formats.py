@@ -225,6 +225,24 @@ ARTEFACT = record(
         "verdict": one_of("passed", "failed", "unchecked"),
     }
 )
+EXPORT = record(
+    {
+        "kind": one_of("export"),
+        "version": whole(1, 1000),
+        "verdict": one_of("passed", "failed"),
+        "failures": array(text(1000)),
+        "artefact": record({"runtime": TITLE, "dtype": TITLE, "backbone": maybe(NAME), "preprocessing": PREPROCESSING,
+                            "tokens": array(_pair_of_counts, 1, 1000), "methods": record({}, others=anything)},
+                           others=anything),
+        "precision": TITLE,
+        "bytes": COUNT,
+        "pictures": record({"source": text(1000, PRINTABLE), "images": COUNT}, others=anything),
+        "parity": array(record({"pictures": TITLE, "agreement": RATE, "same_patches": RATE}, others=anything)),
+        "times": table(table(record({"ms_per_image": number(0)}, others=anything)), key=text(7, r"[0-9]+")),
+        "environment": ENVIRONMENT,
+    },
+    others=anything,
+)  # fmt: skip
 DEMO = record(
     {
         "rows": array(

@@ -15,8 +15,8 @@ def report(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of `paretune train`, files of `paretune bench --json`, ledgers of `paretune suite`, `demo` "
-            "and `ablate`."
+            help="Folders of `paretune train`, files of `paretune bench --json`, export.json of `paretune export`, "
+            "ledgers of `paretune suite`, `demo` and `ablate`."
         ),
     ],
     image: Annotated[list[Path] | None, typer.Option(help="Images to draw token maps of; several may follow.")] = None,

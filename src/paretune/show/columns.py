@@ -56,10 +56,13 @@ COLUMNS = (  # scores first: a narrow screen shows them beside the name
     Column("mean_average_precision", "mean AP", "of labels: the mean over them of the average precision", percent),
     Column("r2", "R2", "of target numbers: the share of their variance that is explained", times),
     Column("group_mean", "group mean", "of a ledger: the mean of the accuracies of the groups of tasks", percent),
+    Column("agreement", "same answers", "of an artefact: the share of pictures that it answers as torch does", percent),
+    Column("same_patches", "same patches", "of an artefact: the share of patches that go the same way", percent),
     Column("batch", "batch", "images per batch while timing", whole),
     Column("trained", "trained", "trained parameters, the classifier included", whole),
     Column("trained_without_head", "without head", "trained parameters, the classifier left out", whole),
     Column("file_bytes", "file kB", "adapter_model.safetensors: what is kept per task, in 1000 bytes", scaled(1e3)),
+    Column("artefact_bytes", "artefact MB", "the files of an artefact, in million bytes", scaled(1e6)),
     Column("macs", "MACs", "multiply-accumulates per image", whole),  # `present` chooses the unit
     Column("seconds", "train time", "how long training took, with its looks at the validation images", duration),
     Column("macs_ratio", "MAC ratio", "multiply-accumulates divided by those of the backbone alone", times),

@@ -90,7 +90,7 @@ def kind_of(path: Path, content: Any) -> str:
             return "demo"
     raise UsageError(
         f"{path} is nothing that a report is made from: give folders of `paretune train`, files of "
-        "`paretune bench --json`, ledgers of `paretune suite`, `demo` and `ablate`"
+        "`paretune bench --json`, export.json of `paretune export`, ledgers of `paretune suite`, `demo` and `ablate`"
     )
 
 
@@ -197,5 +197,25 @@ def _tested(entry: Entry) -> int:
     return count if isinstance(count, int) else 0
 
 
-KINDS = {"run": read_run, "bench": read_bench, "demo": read_demo, "ledger": read_ledger}
+def read_export(path: Path, content: dict) -> Source:
+    """The report beside an artefact: a row for every batch size that was timed, or one if none was."""
+    verify(content, formats.EXPORT, str(path))
+    facts, rows = content["artefact"], [row for row in content["parity"] if row["pictures"] == "pictures"]
+    name = f"{facts['runtime']} {facts['dtype']}"
+    shares = {key: min((row[key] for row in rows), default=None) for key in ("agreement", "same_patches")}
+    figures = {**shares, "artefact_bytes": content["bytes"], "tokens": facts["tokens"][-1][1]}
+    same = identity(facts["backbone"], facts["preprocessing"]["input_size"][1:], facts["methods"])
+    plain = Row(name, name, known(figures), identity=same, tokens=tuple(map(tuple, facts["tokens"])),
+                error="; ".join(content["failures"]))  # fmt: skip
+    timed = {int(size): sides["artefact"]["ms_per_image"] for size, sides in content["times"].items()}
+    found = [replace(plain, batch=size, figures=plain.figures | {"ms_per_image": ms}) for size, ms in timed.items()]
+    about = (
+        ("check", f"{content['verdict']}, on {content['pictures']['images']} pictures {content['pictures']['source']}"),
+        ("precision", f"the runtime says {content['precision']}"),
+        ("machine", machine(content["environment"])),
+    )
+    return Source(path, "export", tuple(found) or (plain,), about, content)
+
+
+KINDS = {"run": read_run, "bench": read_bench, "export": read_export, "demo": read_demo, "ledger": read_ledger}
 LEDGER = ".jsonl"  # the suffix of ledgers, whose content is no JSON object
