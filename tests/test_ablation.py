@@ -77,7 +77,7 @@ def test_rows_are_trained_once_and_put_in_order(folder, tmp_path):
         for row in table["rows"]:
             assert row["accuracy"] == np.mean(row["accuracies"])
             if entry := entries.get(next(one.name for one in rows if (one.table, one.row) == (name, row["row"]))):
-                assert list(entry.scores["pictures0"].values()) == row["accuracies"]
+                assert list(entry.scores[folder.name].values()) == row["accuracies"]
                 assert (entry.trained, entry.macs) == (row["trained"], row["macs"])
         ours = [row["accuracies"] for row in table["rows"]]
         assert table["order"]["text"] == str(order([row["paper_accuracy"] for row in table["rows"]], ours))
