@@ -190,10 +190,11 @@ def test_openvino_computes_in_the_numbers_that_were_asked_for(reduced, photos, t
 
 
 @pytest.mark.slow
-def test_openvino_has_8_bits_too(reduced, photos, tmp_path, monkeypatch):
+def test_openvino_has_8_bits_too(reduced, photos, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(parity.LIMITS, "int8", (None, 0.75))  # the first try is enough
     report = export(reduced, tmp_path / "out", pictures_for(reduced, images=[photos], check=12), to="openvino",
                     dtype="int8", rounds=0)  # fmt: skip
+    assert capfd.readouterr().out == "", "stdout is for the command's own answer"
     assert report.facts.kept_fp32
     assert report.sensitivities
     assert (tmp_path / "out" / "model.bin").stat().st_size < 0.6 * 4 * sum(p.numel() for p in reduced.parameters())

@@ -26,6 +26,7 @@ from paretune.core.model import Adapted
 from paretune.data.preprocess import prepared
 from paretune.data.samples import ImageSet
 from paretune.deploy.artefact import Artefact
+from paretune.deploy.clock import BATCHES, TORCH, in_turn
 from paretune.deploy.export import DTYPES, REPORT, export
 from paretune.deploy.parity import Pictures
 from paretune.deploy.runtimes import Runtime, artefact_file, open_runtime
@@ -35,12 +36,10 @@ from paretune.folding import merge, stripped
 from paretune.machine import environment
 from paretune.named_backbone import obtain
 from paretune.schema import read
-from paretune.timing.rounds import Times, interleaved, times
+from paretune.timing.rounds import Times
 from paretune.timing.table import digits
 
-TIMM, TORCH, FULL = "timm", "torch", "all tokens"
-BATCHES = (1, 8)
-WARM = 2
+TIMM, FULL = "timm", "all tokens"
 VERSION = 1
 
 
@@ -208,22 +207,7 @@ def _timed(
     threads = torch.get_num_threads()
     runs = {name: open_runtime(path, threads) for name, path in made.items()}
     size = next(iter(runs.values())).description.preprocessing["input_size"]
-    groups, rng = [], np.random.default_rng(0)
-    for batch in batches:
-        images = rng.standard_normal((batch, *size), np.float32)
-        calls: dict[tuple[str, int], Callable[[], Any]] = {}
-        calls |= {(name, batch): partial(module, torch.from_numpy(images)) for name, module in plain.items()}
-        calls |= {(name, batch): partial(run, images) for name, run in runs.items()}
-        groups.append(calls)
-    seconds: dict[tuple[str, int], list[float]] = {key: [] for group in groups for key in group}
-    with torch.inference_mode():
-        for key, taken in interleaved(groups, rounds + WARM, torch.device("cpu")):
-            if isinstance(taken, Exception):
-                raise taken
-            seconds[key].append(taken)
-    measured: dict[str, dict[int, Times]] = {}
-    for (name, batch), taken in seconds.items():
-        measured.setdefault(name, {})[batch] = times(taken[WARM:], batch, seconds[TIMM, batch][WARM:])
+    measured = in_turn(plain, runs, size, batches, rounds, TIMM)
     rungs = [Rung(name, measured[name], accuracy=accurate.get(name)) for name in plain]
     rungs += [_rung(name, measured[name], path, runs[name], accurate.get(name)) for name, path in made.items()]
     return Ladder(title, tuple(rungs), rounds, environment(torch.device("cpu")))

@@ -12,8 +12,11 @@ change of the outputs on calibration pictures is recorded.
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -123,25 +126,36 @@ def quantise_onnx(source: Path, out: Path, layers: Sequence[str]) -> None:
     needed("onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(
-        source, out, op_types_to_quantize=["MatMul"], nodes_to_quantize=list(layers), per_channel=True,
-        weight_type=QuantType.QInt8,
-    )  # fmt: skip
+    with _silent():
+        quantize_dynamic(
+            source, out, op_types_to_quantize=["MatMul"], nodes_to_quantize=list(layers), per_channel=True,
+            weight_type=QuantType.QInt8,
+        )  # fmt: skip
 
 
 def quantise_openvino(model, layers: Sequence[str], images: np.ndarray):
     """The OpenVINO model with 8 bits in `layers`, their ranges measured on images (n, 3, H, W)."""
     nncf = needed("nncf")
-    import logging
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
     inside = set(layers)
     named = [op.get_friendly_name() for op in model.get_ops() if op.get_type_name() in ("MatMul", "Convolution")]
     ignored = [name for name in named if name not in inside]
-    return nncf.quantize(
-        model,
-        nncf.Dataset([image[None] for image in images]),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
-    )
+    with _silent():
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in images]),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without progress bars, which would go to stdout where a command prints JSON, and without advice to developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
